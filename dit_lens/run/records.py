@@ -1,0 +1,357 @@
+"""What a run leaves on disk: the run folder, its record, and where everything in it came from.
+
+Nothing here needs torch, so a report can be rebuilt on any machine. Every file appears whole or not at all:
+it is written beside its place and then renamed over it. JSON, YAML, parquet and PNG only; reading executes
+nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.run.atomic import atomic_write
+from dit_lens.run.provenance import GitState, command_line, git_state, now, package_versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+SCHEMA_VERSION = 1
+
+SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
+TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------- record
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunRecord(_Frozen):
+    """What was run, on what, by which code, how long each stage took (seconds), and how it ended.
+
+    `RunRecord.start(...)` fills in everything that the process itself knows.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    title: str
+    question: str = ""
+    command: str
+    status: Literal["running", "finished", "failed"] = "running"
+    failure: str | None = None
+    started: datetime
+    finished: datetime | None = None
+    model: str
+    fingerprint: str
+    device: str
+    dtype: str
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
+    timings: dict[str, float] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)
+    git: GitState | None = None
+    python: str = ""
+    platform: str = ""
+
+    @classmethod
+    def start(cls, *, name: str, title: str, model: str, fingerprint: str, **fields: Any) -> RunRecord:
+        """Return the record of a run that begins now, with this process's provenance.
+
+        >>> record = RunRecord.start(name="demo", title="Demo", model="shapes-sd3", fingerprint="00",
+        ...                          device="cpu", dtype="float32", seeds=(0,))
+        >>> record.status, record.finish({"discover": 1.5}).status
+        ('running', 'finished')
+        """
+        provenance: dict[str, Any] = {
+            "command": command_line(),
+            "started": now(),
+            "packages": package_versions(),
+            "git": git_state(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
+        return cls(name=name, title=title, model=model, fingerprint=fingerprint, **{**provenance, **fields})
+
+    def finish(self, timings: Mapping[str, float] | None = None) -> RunRecord:
+        """Return the record of the same run, ended well; `timings` are seconds by stage."""
+        return self._ended("finished", None, timings)
+
+    def fail(self, reason: str, timings: Mapping[str, float] | None = None) -> RunRecord:
+        """Return the record of the same run, ended by `reason`."""
+        return self._ended("failed", reason, timings)
+
+    def _ended(self, status: str, failure: str | None, timings: Mapping[str, float] | None) -> RunRecord:
+        merged = {**self.timings, **(timings or {})}
+        return self.model_copy(
+            update={"status": status, "failure": failure, "finished": now(), "timings": merged}
+        )
+
+
+class ImageEntry(_Frozen):
+    """One image of a run: its file name inside `images/`, and what it shows."""
+
+    file: str
+    prompt: str
+    seed: int
+    caption: str = ""
+    kind: str = "sample"
+
+
+# --------------------------------------------------------------------------------------------- the folder
+class RunFolder:
+    """A run on disk. `RunFolder.create` opens one for writing, `RunFolder.read` a finished one.
+
+    Layout: `spec.yaml`, `run.json`, `tables/<name>.parquet`, `channels.json`, `images/<name>.png`,
+    `images/index.json`, `report.html`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = RunFolder.create(Path(place) / "run", "seeds: [0]")
+    ...     folder.spec_text
+    'seeds: [0]\\n'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    # -- opening
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], spec_text: str, *, resume: bool = False) -> RunFolder:
+        """Open a folder for the run of one spec (YAML text).
+
+        A folder that holds a run of the same spec is emptied of that run, or kept with `resume=True`.
+        Raises `BadInput` when the folder holds the run of another spec, or files that are no run.
+        """
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise BadInput(f"Cannot write a run to {folder.path}: it is a file. Name a folder with --out.")
+        present = sorted(entry.name for entry in folder.path.iterdir()) if folder.path.exists() else []
+        if (folder.path / SPEC).exists():
+            folder._refuse_another_spec(spec_text)
+            if not resume:
+                folder._clear()
+        elif present:
+            raise BadInput(
+                f"Cannot write a run to {folder.path}: it holds {len(present)} other file(s) "
+                f"({', '.join(present[:4])}) and no {SPEC}. Name a new or empty folder with --out."
+            )
+        atomic_write(folder.path / SPEC, spec_text if spec_text.endswith("\n") else spec_text + "\n")
+        return folder
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open an existing run; raises `BadInput` for what is no run folder or comes from a newer version."""
+        folder = cls(path)
+        if not folder.path.exists():
+            siblings = folder.path.parent.iterdir() if folder.path.parent.is_dir() else iter(())
+            hint = did_you_mean(folder.path.name, [entry.name for entry in siblings])
+            raise BadInput(f"There is no run folder {folder.path}.{hint}")
+        if not (folder.path / RECORD).is_file():
+            raise BadInput(
+                f"{folder.path} is no run folder: it has no {RECORD}. "
+                f"A run folder is what `dit-lens run` leaves behind; name the folder, not a file in it."
+            )
+        _ = folder.record
+        return folder
+
+    def _refuse_another_spec(self, spec_text: str) -> None:
+        if _same_yaml(self.spec_text, spec_text):
+            return
+        raise BadInput(
+            f"{self.path} holds the run of another spec (its {SPEC} differs), and a run never overwrites "
+            f"another. Name another folder with --out DIR, or remove {self.path} first. "
+            f"--resume continues a run only under the spec that it began with: {self.path / SPEC}"
+        )
+
+    def _clear(self) -> None:
+        """Remove an earlier run's files, and only those: a reader's own notes in the folder stay."""
+        for name in (RECORD, CHANNELS, REPORT):
+            (self.path / name).unlink(missing_ok=True)
+        for stale in (*self.path.glob(f"{TABLES}/*.parquet"), *self.path.glob(f"{IMAGES}/*.png")):
+            stale.unlink()
+        (self.path / IMAGES / IMAGE_INDEX).unlink(missing_ok=True)
+
+    # -- record and spec
+    @property
+    def record(self) -> RunRecord:
+        """The run's record; raises `BadInput` when it is damaged or from a newer version."""
+        value = _read_json(self.path / RECORD)
+        _refuse_newer(value, self.path / RECORD)
+        try:
+            return RunRecord.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadInput(
+                f"{self.path / RECORD} is damaged: {where}: {first['msg']}. Run the analysis again."
+            ) from error
+
+    def write_record(self, record: RunRecord) -> Path:
+        """Write `run.json`."""
+        return atomic_write(self.path / RECORD, _json_text(record.model_dump(mode="json")))
+
+    @property
+    def spec_text(self) -> str:
+        """The resolved spec as YAML text; empty when the folder has none."""
+        place = self.path / SPEC
+        return place.read_text(encoding="utf-8") if place.exists() else ""
+
+    # -- tables
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The names of the tables on disk, sorted."""
+        return tuple(sorted(place.stem for place in self.path.glob(f"{TABLES}/*.parquet")))
+
+    def table_path(self, name: str) -> Path:
+        """Where the table of that name lies, or would."""
+        return self.path / TABLES / f"{_checked_name(name)}.parquet"
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """Write one tidy table as parquet (its index is dropped)."""
+        place = self.table_path(name)
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        return atomic_write(place, buffer.getvalue())
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read one table; raises `BadInput` naming the tables there are."""
+        import pandas as pd
+
+        place = self.table_path(name)
+        if not place.exists():
+            there = ", ".join(self.table_names) or "none"
+            hint = did_you_mean(name, self.table_names)
+            raise BadInput(f"{self.path} has no table {name!r}; there are: {there}.{hint}")
+        try:
+            return pd.read_parquet(io.BytesIO(place.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{place} is no parquet file that can be read: {error}") from error
+
+    # -- channel set
+    def write_channels(self, channels: BaseModel | Mapping[str, Any]) -> Path:
+        """Write `channels.json` from a channel set or its JSON value."""
+        value = channels.model_dump(mode="json") if isinstance(channels, BaseModel) else dict(channels)
+        return atomic_write(self.path / CHANNELS, _json_text(value))
+
+    def channels(self) -> dict[str, Any] | None:
+        """The channel set's JSON value, or None when the run made none."""
+        place = self.path / CHANNELS
+        if not place.exists():
+            return None
+        value = _read_json(place)
+        _refuse_newer(value, place)
+        return value
+
+    # -- images
+    def write_image(
+        self,
+        name: str,
+        image: Image.Image,
+        *,
+        prompt: str,
+        seed: int,
+        caption: str = "",
+        kind: str = "sample",
+    ) -> ImageEntry:
+        """Write `images/<name>.png` and its entry in the index; an image of that name is replaced."""
+        entry = ImageEntry(
+            file=f"{_checked_name(name)}.png", prompt=prompt, seed=seed, caption=caption, kind=kind
+        )
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", optimize=True)
+        atomic_write(self.path / IMAGES / entry.file, buffer.getvalue())
+        entries = [*(old for old in self.images() if old.file != entry.file), entry]
+        index = [item.model_dump(mode="json") for item in entries]
+        atomic_write(self.path / IMAGES / IMAGE_INDEX, _json_text(index))
+        return entry
+
+    def images(self) -> tuple[ImageEntry, ...]:
+        """The images of the run in the order written; raises `BadInput` for an index that leads elsewhere."""
+        place = self.path / IMAGES / IMAGE_INDEX
+        if not place.exists():
+            return ()
+        try:
+            entries = tuple(ImageEntry.model_validate(item) for item in _read_json(place, list))
+        except ValidationError as error:
+            raise BadInput(f"{place} is damaged: {error.errors()[0]['msg']}") from error
+        for entry in entries:
+            # An index may come from somebody else's folder: it must not make a report inline other files.
+            if Path(entry.file).name != entry.file or entry.file in {"", ".", ".."}:
+                raise BadInput(f"{place} names {entry.file!r}, which is no plain file name inside {IMAGES}/.")
+        return entries
+
+    def image_path(self, entry: ImageEntry) -> Path:
+        """Where an image of the index lies."""
+        return self.path / IMAGES / entry.file
+
+    # -- report
+    @property
+    def report_path(self) -> Path:
+        """Where the report lies, or will."""
+        return self.path / REPORT
+
+    def write_report(self, html: str) -> Path:
+        """Write `report.html`."""
+        return atomic_write(self.report_path, html)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"{name!r} cannot name a file in a run folder: use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or a digit."
+        )
+    return name
+
+
+def _read_json(place: Path, kind: type = dict) -> Any:
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{place} cannot be read as JSON: {error}. Run the analysis again.") from error
+    if not isinstance(value, kind):
+        raise BadInput(f"{place} is damaged: it holds a {type(value).__name__}, not a {kind.__name__}.")
+    return value
+
+
+def _refuse_newer(value: Mapping[str, Any], place: Path) -> None:
+    version = value.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BadInput(f"{place} is damaged: its schema_version is {version!r}, not a number.")
+    if version > SCHEMA_VERSION:
+        raise BadInput(
+            f"{place} has schema_version {version}; this dit_lens reads up to {SCHEMA_VERSION}. "
+            "Update it: pip install --upgrade dit-lens"
+        )
+
+
+def _same_yaml(first: str, second: str) -> bool:
+    """Whether two YAML texts say the same; comments and layout do not make another spec."""
+    import yaml
+
+    try:
+        return bool(yaml.safe_load(first) == yaml.safe_load(second))
+    except yaml.YAMLError:
+        return first == second
