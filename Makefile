@@ -1,0 +1,62 @@
+# make demo    set up .venv, run the main analysis on the embedded model, print where its report lies
+# make test    set up .venv and Chromium, run every test
+# make check   lint, format and types
+#
+# Stamp files make repeated calls quick. Variables: PYTHON=python3.12  VENV=/path/of/a/venv
+# TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" keeps CUDA packages away on Linux.
+
+SHELL   := /bin/bash
+PYTHON  ?= python3
+VENV    ?= .venv
+TORCH   ?= torch==2.13.0
+PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check
+OUT     ?= reports/massive_activations
+DEMO    ?= analyses/massive_activations.yaml
+
+.PHONY: help demo test check format coverage browser clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: with it installed, no other package's request can choose another build.
+$(VENV)/.torch: | $(VENV)/bin/python
+	$(PIP) install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core
+	$(VENV)/bin/dit-lens run $(DEMO) --out $(OUT)
+	@echo "$(OUT)/report.html"
+
+browser:
+	@scripts/install-chromium
+
+test: $(VENV)/.dev browser
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+coverage: $(VENV)/.dev
+	$(VENV)/bin/coverage run -m pytest $(ARGS)
+	$(VENV)/bin/coverage report
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
