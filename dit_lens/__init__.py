@@ -1,3 +1,73 @@
-"""dit_lens."""
+"""dit_lens finds massive channels in diffusion transformers and tests what they do.
+
+    import dit_lens as dl
+
+    lens = dl.load("shapes-sd3")                   # or a hub id, a local folder, a diffusers pipeline
+    stats = dl.discover(lens, ["a large red plain star in the centre on a white background"], seeds=[0])
+    massive = stats.select(top_k=4)
+
+Importing the package is cheap: torch, diffusers and nnsight load when a name below is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput, DitLensError, RunFailure
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dit_lens.analysis import run_analysis
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
+    from dit_lens.model.hook_points import HookPoint
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.loading import load
+    from dit_lens.model.sampling import Sampling, Trajectory
+    from dit_lens.report import plots
+
+# Public names and the module each lives in, in the order in which a user meets them.
+_HOMES = {
+    "load": "dit_lens.model.loading",
+    "DiTLens": "dit_lens.model.lens",
+    "Sampling": "dit_lens.model.sampling",
+    "Trajectory": "dit_lens.model.sampling",
+    "HookPoint": "dit_lens.model.hook_points",
+    "discover": "dit_lens.methods.channels",
+    "ChannelStatistics": "dit_lens.methods.channels",
+    "ChannelSet": "dit_lens.methods.channels",
+    "run_analysis": "dit_lens.analysis",
+    "plots": "dit_lens.report.plots",
+}
+
+__all__ = [
+    "load",
+    "DiTLens",
+    "Sampling",
+    "Trajectory",
+    "HookPoint",
+    "discover",
+    "ChannelStatistics",
+    "ChannelSet",
+    "run_analysis",
+    "plots",
+    "DitLensError",
+    "BadInput",
+    "RunFailure",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
+    home = import_module(_HOMES[name])
+    # A name that is its own module (`plots`) is the module; any other is an attribute of its home.
+    value = home if _HOMES[name].endswith(f".{name}") else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,308 @@
+"""Reading declared analyses: YAML, overrides, prompt files, and messages that point at the fault.
+
+Files are data: YAML goes through the safe loader, and nothing in a spec is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dit_lens.analysis_spec import AnalysisSpec
+from dit_lens.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Key = tuple[str | int, ...]
+
+
+# ------------------------------------------------------------------------------------------ finding
+def packaged_folder() -> Path:
+    """Where the packaged analyses lie: inside an installed package, beside it in a checkout."""
+    here = Path(__file__).parent
+    return here / "analyses" if (here / "analyses").is_dir() else here.parent / "analyses"
+
+
+def packaged() -> dict[str, Path]:
+    """Names and files of the packaged analyses."""
+    return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
+
+
+def find_spec(source: str | Path) -> Path:
+    """The file of a spec given by path, or by the name of a packaged analysis.
+
+    Raises:
+        BadInput: there is neither such a file nor such a name.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / "spec.yaml").is_file():
+            raise BadInput(f"{path} is a run folder. Its spec is {path / 'spec.yaml'}: name that file.")
+        raise BadInput(f"{path} is a folder. Name a spec: a YAML file in it.")
+    known = packaged()
+    if str(source) in known:
+        return known[str(source)]
+    near = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    raise BadInput(
+        f"There is no spec {str(source)!r}: no such file, and the packaged analyses are "
+        f"{', '.join(known) or 'none'}.{did_you_mean(path.name, [*near, *known])}"
+    )
+
+
+# ------------------------------------------------------------------------------------------ reading
+def read_spec(
+    source: str | Path | Mapping[str, Any] | AnalysisSpec, overrides: Sequence[str] = ()
+) -> AnalysisSpec:
+    """Read, override and check a spec; its prompts are then the texts themselves.
+
+    Args:
+        source: a YAML file, the name of a packaged analysis, plain data, or a spec that is taken as it is.
+        overrides: `key.path=value` each, the value read as YAML; a prompts file given so is relative to the
+            current folder, one in a spec file to that file.
+
+    Raises:
+        BadInput: with the file, the line and the key of the fault.
+
+    >>> spec = read_spec({"model": "shapes-sd3", "prompts": ["a star"], "seeds": [0]}, ["sampling.steps=8"])
+    >>> spec.sampling.steps, spec.channels.selection
+    (8, {'top_k': 4})
+    """
+    if isinstance(source, AnalysisSpec):
+        if not overrides:
+            return source
+        source = source.as_data()
+    if isinstance(source, Mapping):
+        return _build(
+            deepcopy(dict(source)), overrides, place="spec", folder=Path(), stem="analysis", lines={}
+        )
+    path = find_spec(source)
+    data, lines = _load_yaml(path)
+    return _build(data, overrides, place=str(path), folder=path.parent, stem=path.stem, lines=lines)
+
+
+def _build(
+    data: dict[str, Any],
+    overrides: Sequence[str],
+    *,
+    place: str,
+    folder: Path,
+    stem: str,
+    lines: Mapping[Key, int],
+) -> AnalysisSpec:
+    if isinstance(data.get("model"), str):
+        data["model"] = {"name": data["model"]}
+    for text in overrides:
+        _override(data, text)
+    if isinstance(data.get("prompts"), str):
+        data["prompts"] = read_prompts(folder / data["prompts"], asked_by=f"{place}: prompts")
+    data.setdefault("name", stem)
+    if isinstance(data["name"], str):
+        data.setdefault("title", data["name"].replace("_", " ").capitalize())
+    _pin_local_model(data)
+    try:
+        return AnalysisSpec.model_validate(data)
+    except ValidationError as error:
+        # Faults in what was overridden have no line in the file.
+        overridden = {tuple(text.partition("=")[0].split(".")) for text in overrides}
+        kept = {key: line for key, line in lines.items() if key not in overridden}
+        raise BadInput("\n".join(_fault(each, data, place, kept) for each in error.errors())) from None
+
+
+def _pin_local_model(data: dict[str, Any]) -> None:
+    """Turn the relative folder of a model into an absolute one, so that the run folder's spec stays valid."""
+    from dit_lens import zoo
+
+    model = data.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str) or model["name"] in zoo.names():
+        return
+    folder = Path(model["name"]).expanduser()
+    if folder.is_dir():
+        data["model"] = {**model, "name": str(folder.resolve())}
+
+
+def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """The file's mapping, and the line of every key in it."""
+    text = read_text(path, what="spec")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_lines(node, (), path)) if node is not None else {}
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise BadInput(f"{path}{line}: this is no YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: this is no YAML: {error}.") from None
+    if not isinstance(data, dict):
+        raise BadInput(
+            f"{path}: a spec is a mapping with at least model, prompts and seeds; "
+            f"this file holds {'nothing' if data is None else 'a ' + type(data).__name__}."
+        )
+    return data, lines
+
+
+def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise BadInput(
+                    f"{path}:{line}: {'.'.join(map(str, (*at, key.value)))}: the key stands twice, first in "
+                    f"line {seen[key.value]}. YAML would silently take the last; keep one."
+                )
+            seen[key.value] = line
+            yield (*at, key.value), line
+            yield from _lines(value, (*at, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*at, index), value.start_mark.line + 1
+            yield from _lines(value, (*at, index), path)
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, written = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(f"--set {text}: write key.path=value, for example --set sampling.steps=8")
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        raise BadInput(
+            f"--set {text}: {written!r} is no YAML value. Quote it, or check its brackets."
+        ) from None
+    if parts == ["model"] and isinstance(value, str):
+        value = {"name": value}
+    if parts == ["prompts"] and isinstance(value, str):
+        value = str(Path(value).expanduser().absolute())
+    place: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, text)
+        if not isinstance(place, dict | list):
+            where = ".".join(parts[: depth + 1])
+            raise BadInput(f"--set {text}: {where} is {place!r}, which has nothing inside it to set.")
+    if isinstance(place, dict):
+        place[parts[-1]] = value
+    else:
+        _item(place, parts[-1], text)
+        place[int(parts[-1])] = value
+
+
+def _item(place: list[Any], part: str, text: str) -> Any:
+    if not part.isdigit() or int(part) >= len(place):
+        raise BadInput(f"--set {text}: {part!r} is no place in a list of {len(place)}; count from 0.")
+    return place[int(part)]
+
+
+# ------------------------------------------------------------------------------------------ faults
+def _fault(error: ErrorDetails, data: Any, place: str, lines: Mapping[Key, int]) -> str:
+    """One validation error as `file:line: key.path: what is wrong, what exists.`"""
+    at = _path_in_data(error, data)
+    parent = at[:-1] if error["type"] in {"missing", "extra_forbidden"} else at
+    line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
+    head = f"{place}:{line}" if line is not None else place
+    key = ".".join(map(str, at)) or "the spec"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(parent)
+        hint = did_you_mean(str(at[-1]), known)
+        return f"{head}: {key}: there is no such key. Known: {', '.join(known)}.{hint}"
+    if error["type"] == "missing":
+        return f"{head}: {key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
+    if error["type"] == "value_error":
+        return f"{head}: {error['ctx']['error']!s}."
+    message = error["msg"][0].lower() + error["msg"][1:]
+    asked = error["input"]
+    hint = ""
+    if error["type"] == "literal_error" and isinstance(asked, str):
+        expected = str(error["ctx"]["expected"])
+        hint = did_you_mean(asked, [word.strip("' ") for word in expected.replace(" or ", ",").split(",")])
+    shown = repr(asked) if len(repr(asked)) <= 60 else repr(asked)[:57] + "…"
+    return f"{head}: {key}: {message}, not {shown}.{hint}"
+
+
+_WHY_NEEDED = {
+    "seeds": "Without seeds nothing can be repeated: add for example seeds: [0, 1].",
+    "model": "Name an embedded model, a folder or a hub id: model: shapes-sd3.",
+    "prompts": "Give a list of prompts, or a text file of them: prompts: prompts/shapes.txt.",
+}
+
+
+def _path_in_data(error: ErrorDetails, data: Any) -> Key:
+    """pydantic's location without the names of union members, which mean nothing to a reader."""
+    path: list[str | int] = []
+    for part in error["loc"]:
+        inside = (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        )
+        if not inside:
+            break
+        path.append(part)
+        data = data[part]
+    if error["type"] == "missing":
+        path.append(error["loc"][-1])
+    return tuple(path)
+
+
+def _known_keys(parent: Key) -> list[str]:
+    model: type[BaseModel] = AnalysisSpec
+    for part in parent:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+# ------------------------------------------------------------------------------------------ text files
+def read_text(path: Path, *, what: str) -> str:
+    """A file's text, UTF-8 with or without a byte order mark; raises `BadInput` when it is not."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise BadInput(f"There is no {what} {path}.{did_you_mean(path.name, near)}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}). "
+            f"Save it as UTF-8, for example with: iconv -f latin1 -t utf-8"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"Cannot read the {what} {path}: {error.strerror or error}.") from None
+
+
+def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
+    """Prompts from a text file: one per line; empty lines and lines that begin with `#` do not count.
+
+    Raises:
+        BadInput: the file is missing, not UTF-8, holds no prompt, or holds one twice.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = read_text(path, what="prompts file")
+    except BadInput as error:
+        raise BadInput(f"{asked_by}: {error}" if asked_by else str(error)) from None
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        prompt = line.strip()
+        if not prompt or prompt.startswith("#"):
+            continue
+        if prompt in found:
+            raise BadInput(
+                f"{path}:{number}: the prompt of line {found[prompt]} stands here again; "
+                "it would count double."
+            )
+        found[prompt] = number
+    if not found:
+        why = "only comments" if text.strip() else "nothing"
+        raise BadInput(
+            f"The prompts file {path} holds {why}. Write one prompt per line, for example: "
+            "a large red plain star in the centre on a white background"
+        )
+    return tuple(found)

@@ -1,0 +1,166 @@
+"""The rooms import one way only, and importing the package costs next to nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dit_lens
+
+pytestmark = pytest.mark.pure
+
+PACKAGE = Path(dit_lens.__file__).parent
+
+# A room may import itself and the rooms named for it.
+ALLOWED = {
+    "errors": set(),
+    "zoo": {"errors"},
+    "model": {"errors", "zoo"},
+    "graph": {"errors", "zoo", "model"},
+    "run": {"errors", "zoo", "model", "graph"},
+    "methods": {"errors", "zoo", "model", "graph", "run"},
+    "report": {"errors", "run.records", "run.atomic", "methods.stats"},
+    "analysis": {"errors", "zoo", "model", "graph", "run", "methods", "report"},
+    "cli": {"errors", "zoo", "model", "graph", "run", "methods", "report", "analysis"},
+}
+
+# Third-party packages that only some modules may know.
+CONFINED = {
+    "nnsight": {"model.lens", "model.check", "run.runner"},
+    "plotly": {"report"},
+    "typer": {"cli"},
+    "rich": {"cli", "progress"},
+    "sklearn": {"methods"},
+}
+
+# `zoo.train` is a program, not a library module: it may use what it trains for.
+PROGRAMS = ("zoo.train", "zoo.evaluate", "zoo.card")
+
+HEAVY = ("torch", "diffusers", "transformers", "nnsight", "pandas", "xarray", "plotly", "numpy", "pydantic")
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Dotted names relative to the package, and files."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found.append((name.removesuffix(".__init__") if name != "__init__" else "", path))
+    return found
+
+
+def room_of(module: str) -> str:
+    head = module.split(".")[0]
+    return "analysis" if head.startswith("analysis") else head
+
+
+def imported(path: Path) -> set[str]:
+    """Every absolute module name a file imports, also inside functions; not those for type checkers only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            node.body = []
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the direction"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def within(module: str, rooms: set[str]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[name or "dit_lens" for name, _ in MODULES])
+def test_imports_run_one_way(module: str, path: Path) -> None:
+    if module == "" or module in PROGRAMS:
+        pytest.skip(reason="the package's front door and its programs stand outside the layers")
+    room = room_of(module)
+    assert room in ALLOWED, f"{module} belongs to no room of the design"
+    for name in imported(path):
+        if not name.startswith("dit_lens."):
+            continue
+        target = name.removeprefix("dit_lens.")
+        if room_of(target) == room or target == "__version__":
+            continue
+        assert within(target, ALLOWED[room]), f"{module} must not import {target}"
+
+
+@pytest.mark.parametrize("package", sorted(CONFINED))
+def test_third_party_packages_stay_in_their_rooms(package: str) -> None:
+    for module, path in MODULES:
+        uses = any(name.split(".")[0] == package for name in imported(path))
+        assert not uses or within(module, CONFINED[package]), f"{module} must not know {package}"
+
+
+def test_the_walk_sees_imports() -> None:
+    # Guards the tests above against passing because they look at nothing.
+    seen = {name for _, path in MODULES for name in imported(path)}
+    assert "dit_lens.errors.BadInput" in seen
+    assert len(MODULES) > 10
+
+
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    loaded = json.loads(
+        in_a_fresh_process("import dit_lens, json, sys; print(json.dumps(sorted(sys.modules)))")
+    )
+    assert not {name for name in loaded if name.split(".")[0] in HEAVY}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["errors", "model.hook_points", "run.records", "analysis", "cli", "report.page", "report.plots", "zoo"],
+)
+def test_light_modules_load_no_model_code(module: str) -> None:
+    loaded = json.loads(
+        in_a_fresh_process(f"import dit_lens.{module}, json, sys; print(json.dumps(sorted(sys.modules)))")
+    )
+    assert not {name for name in loaded if name.split(".")[0] in {"torch", "diffusers", "nnsight"}}
+
+
+def test_importing_is_quick() -> None:
+    code = "import time; t = time.perf_counter(); import dit_lens; print(time.perf_counter() - t)"
+    # The best of several: a busy machine can only make it slower, never quicker.
+    assert min(float(in_a_fresh_process(code)) for _ in range(5)) <= 0.3
+
+
+def test_every_public_name_resolves_and_is_documented() -> None:
+    for name in dit_lens.__all__:
+        value = getattr(dit_lens, name)
+        assert name in dir(dit_lens)
+        assert name == "__version__" or value.__doc__, f"{name} has no docstring"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        _ = dit_lens.laod  # type: ignore[attr-defined]
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    declared = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: home.removesuffix(f".{name}") for name, home in dit_lens._HOMES.items()}
+    assert declared == homes
+    assert set(homes) < set(dit_lens.__all__)
