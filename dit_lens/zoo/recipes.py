@@ -1,0 +1,34 @@
+"""The numbers of the training recipe, in one place: pool, seeds, steps, rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dit_lens.zoo.loop import Recipe, scaled
+
+
+@dataclass(frozen=True)
+class ZooRecipe:
+    """Everything that decides the shipped weights (with torch's version and the hardware)."""
+
+    pool: int = 20_000
+    pool_seed: int = 1
+    clip: Recipe = Recipe(steps=2000, batch=96, learning_rate=1e-3, warmup=100, weight_decay=0.05, seed=11)
+    autoencoder: Recipe = Recipe(steps=1800, batch=16, learning_rate=2e-3, warmup=100, ema=0.995, seed=12)
+    transformer: Recipe = Recipe(steps=4500, batch=32, learning_rate=2e-3, warmup=200, ema=0.998, seed=13)
+    caption_drop: float = 0.1
+    """Share of training captions replaced by the empty one, for classifier-free guidance."""
+    partial_captions: float = 0.1
+    """Share of captions that leave some attributes open."""
+    padded_batches: float = 0.05
+    """Share of steps that carry the 256 zero tokens which diffusers puts in place of an absent T5."""
+
+    def miniature(self, share: float = 0.004, pool: int = 512) -> ZooRecipe:
+        """The same recipe in about a minute: proves the code path, not the model."""
+        return ZooRecipe(
+            pool=pool,
+            pool_seed=self.pool_seed,
+            clip=scaled(self.clip, share),
+            autoencoder=scaled(self.autoencoder, share),
+            transformer=scaled(self.transformer, share),
+        )
