@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dit_lens.analysis_spec import AnalysisSpec
+from dit_lens.analysis_spec import SELECTIONS, AnalysisSpec
 from dit_lens.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 Key = tuple[str | int, ...]
@@ -110,10 +111,11 @@ def _build(
     try:
         return AnalysisSpec.model_validate(data)
     except ValidationError as error:
-        # Faults in what was overridden have no line in the file.
-        overridden = {tuple(text.partition("=")[0].split(".")) for text in overrides}
-        kept = {key: line for key, line in lines.items() if key not in overridden}
-        raise BadInput("\n".join(_fault(each, data, place, kept) for each in error.errors())) from None
+        overridden = {tuple(text.partition("=")[0].split(".")): f"--set {text}: " for text in overrides}
+        written = {key: f"{place}:{line}: " for key, line in lines.items()}
+        heads = {k: v for k, v in written.items() if not any(k[: len(o)] == o for o in overridden)}
+        heads |= overridden
+        raise BadInput("\n".join(_faults(error.errors(), data, heads, f"{place}: "))) from None
 
 
 def _pin_local_model(data: dict[str, Any]) -> None:
@@ -182,6 +184,9 @@ def _override(data: dict[str, Any], text: str) -> None:
         value = {"name": value}
     if parts == ["prompts"] and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
+    if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
+        # They exclude each other, so choosing one takes back what the file chose.
+        data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in SELECTIONS}
     place: Any = data
     for depth, part in enumerate(parts[:-1]):
         place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, text)
@@ -202,29 +207,61 @@ def _item(place: list[Any], part: str, text: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------ faults
-def _fault(error: ErrorDetails, data: Any, place: str, lines: Mapping[Key, int]) -> str:
-    """One validation error as `file:line: key.path: what is wrong, what exists.`"""
-    at = _path_in_data(error, data)
-    parent = at[:-1] if error["type"] in {"missing", "extra_forbidden"} else at
-    line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
-    head = f"{place}:{line}" if line is not None else place
+def _faults(errors: list[ErrorDetails], data: Any, heads: Mapping[Key, str], elsewhere: str) -> Iterator[str]:
+    """Each validation error as `file:line: key.path: what is wrong, what exists`."""
+    located: dict[Key, ErrorDetails] = {}
+    for error in errors:
+        # One value refused by every member of a union is one fault.
+        located.setdefault(_path_in_data(error, data), error)
+    for at, error in located.items():
+        if error["type"] == "too_short" and any(other[: len(at)] == at != other for other in located):
+            continue  # its items were refused one by one
+        head = max((key for key in heads if key == at[: len(key)]), key=len, default=None)
+        yield (elsewhere if head is None else heads[head]) + _fault(error, at)
+
+
+def _fault(error: ErrorDetails, at: Key) -> str:
     key = ".".join(map(str, at)) or "the spec"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(parent)
+        known = _known_keys(at[:-1])
         hint = did_you_mean(str(at[-1]), known)
-        return f"{head}: {key}: there is no such key. Known: {', '.join(known)}.{hint}"
+        return f"{key}: there is no such key. Known: {', '.join(known)}.{hint}"
     if error["type"] == "missing":
-        return f"{head}: {key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
+        return f"{key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
     if error["type"] == "value_error":
-        return f"{head}: {error['ctx']['error']!s}."
-    message = error["msg"][0].lower() + error["msg"][1:]
+        return f"{error['ctx']['error']}."
+    if error["type"] == "too_short":
+        return f"{key} is empty. {_WHY_NEEDED.get(key, 'Name at least one.')}"
     asked = error["input"]
     hint = ""
+    if len(error["loc"]) > len(at):
+        description = _field(at).description or ""
+        return f"{key}: {_short(asked)} does not fit. {' '.join(description.split())}"
+    if error["type"] in _KINDS:
+        return f"{key}: must be {_KINDS[error['type']]}, not {_short(asked)}."
+    message = error["msg"].replace("Input should be", "must be")
     if error["type"] == "literal_error" and isinstance(asked, str):
-        expected = str(error["ctx"]["expected"])
-        hint = did_you_mean(asked, [word.strip("' ") for word in expected.replace(" or ", ",").split(",")])
-    shown = repr(asked) if len(repr(asked)) <= 60 else repr(asked)[:57] + "…"
-    return f"{head}: {key}: {message}, not {shown}.{hint}"
+        expected = str(error["ctx"]["expected"]).replace(" or ", ",").split(",")
+        hint = did_you_mean(asked, [word.strip("' ") for word in expected])
+    return f"{key}: {message}, not {_short(asked)}.{hint}"
+
+
+_KINDS = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', beginning with a letter or a digit",
+}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 _WHY_NEEDED = {
@@ -250,14 +287,20 @@ def _path_in_data(error: ErrorDetails, data: Any) -> Key:
     return tuple(path)
 
 
-def _known_keys(parent: Key) -> list[str]:
+def _field(at: Key) -> FieldInfo:
+    """The declared field that a path in the data leads to (or leads into)."""
     model: type[BaseModel] = AnalysisSpec
-    for part in parent:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+    for part in at:
+        field = model.model_fields[str(part)]
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return field
+
+
+def _known_keys(parent: Key) -> list[str]:
+    annotation: Any = _field(parent).annotation if parent else AnalysisSpec
+    return list(annotation.model_fields)
 
 
 # ------------------------------------------------------------------------------------------ text files

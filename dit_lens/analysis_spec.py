@@ -29,6 +29,9 @@ Section = Literal[
 SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
 """Every question an analysis can ask so far; each is one table of the run and one section of its report."""
 
+SELECTIONS = ("top_k", "ratio", "rule")
+"""Ways to tell massive channels from the others; an analysis uses one."""
+
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
 Number = StrictInt | StrictFloat
@@ -94,7 +97,7 @@ class ChannelsSpec(_Spec):
 
     @model_validator(mode="after")
     def _one_selection(self) -> ChannelsSpec:
-        given = [name for name in ("top_k", "ratio", "rule") if getattr(self, name) is not None]
+        given = [name for name in SELECTIONS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of top_k, ratio and rule, not {' and '.join(given)}")
         return self
@@ -102,7 +105,7 @@ class ChannelsSpec(_Spec):
     @property
     def selection(self) -> dict[str, Any]:
         """The one selection as a keyword argument; four channels where the spec names none."""
-        for name in ("top_k", "ratio", "rule"):
+        for name in SELECTIONS:
             if (value := getattr(self, name)) is not None:
                 return {name: value}
         return {"top_k": 4}
