@@ -1,0 +1,1 @@
+"""What is asked of a model: massive channels, their stability, their causes."""

@@ -1,0 +1,211 @@
+"""A named set of channels per block: the rules that choose one, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, ValidationError, field_validator
+
+from dit_lens.errors import BadInput
+from dit_lens.run.atomic import atomic_write
+
+SCHEMA_VERSION = 1
+
+Values = npt.NDArray[np.floating[Any]]
+
+
+class ChannelSet(BaseModel):
+    """Channels chosen in each block of one stream; strongest first; a block may have none.
+
+    Fields: `model` (its name), `statistic` and `selection` (how the channels were chosen), `stream`,
+    `provenance` (prompts, seeds, sampling, fingerprint), `blocks` (block index → channel indices). Frozen.
+    The JSON of equal sets is equal byte for byte.
+
+    >>> chosen = ChannelSet(model="shapes-sd3", statistic="abs_mean", stream="image",
+    ...                     selection={"top_k": 2}, blocks={0: (7, 3), 1: (7, 5)})
+    >>> chosen.channels
+    (3, 5, 7)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    statistic: str
+    stream: str
+    selection: dict[str, JsonValue]
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    blocks: dict[int, tuple[StrictInt, ...]]
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known_version(cls, value: int) -> int:
+        if value != SCHEMA_VERSION:
+            raise ValueError(f"is {value}; this dit_lens reads {SCHEMA_VERSION}")
+        return value
+
+    @field_validator("selection", "provenance")
+    @classmethod
+    def _in_order(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return {key: _sorted(value[key]) for key in sorted(value)}
+
+    @field_validator("blocks")
+    @classmethod
+    def _plausible(cls, value: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        for block, channels in value.items():
+            if block < 0 or any(channel < 0 for channel in channels):
+                raise ValueError(f"block {block} holds {list(channels)}: blocks and channels count from 0")
+            if len(set(channels)) != len(channels):
+                raise ValueError(f"block {block} names a channel twice: {list(channels)}")
+        return {block: value[block] for block in sorted(value)}
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Every channel that some block holds, sorted."""
+        return tuple(sorted({channel for channels in self.blocks.values() for channel in channels}))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no block holds a channel (a rule may find none: a legal answer)."""
+        return not any(self.blocks.values())
+
+    def jaccard(self, other: ChannelSet) -> float:
+        """Mean over common blocks of |A ∩ B| / |A ∪ B|; NaN where both sets are empty in every block.
+
+        Blocks that are empty in both are left out. Raises `BadInput` when no block is in both sets.
+        """
+        common = sorted(self.blocks.keys() & other.blocks.keys())
+        if not common:
+            raise BadInput(
+                f"Cannot compare channel sets without a common block: one has {list(self.blocks)}, "
+                f"the other {list(other.blocks)}. Select both from the same model."
+            )
+        overlaps = [
+            len(a & b) / len(a | b)
+            for a, b in ((set(self.blocks[i]), set(other.blocks[i])) for i in common)
+            if a | b
+        ]
+        return sum(overlaps) / len(overlaps) if overlaps else math.nan
+
+    def to_json(self) -> str:
+        """The set as JSON text, keys in a fixed order, ending in a newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the JSON, whole or not at all; raises `RunFailure` when the place cannot be written."""
+        return atomic_write(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ChannelSet:
+        """Read a saved set; raises `BadInput` for what is missing, no JSON, or no channel set."""
+        path = Path(path)
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInput(
+                f"Cannot read the channel set {path}: {error.strerror or error}. "
+                "`dit-lens discover MODEL --prompts FILE --out FILE` writes one."
+            ) from error
+        except ValueError as error:
+            raise BadInput(
+                f"{path} is not JSON ({error}). A channel set is what `dit-lens discover` writes."
+            ) from error
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc']) or 'the file'}: {item['msg']}"
+                for item in error.errors()[:3]
+            )
+            raise BadInput(
+                f"{path} is not a channel set: {problems}. Expected the fields "
+                f"{', '.join(cls.model_fields)}; write it again with `dit-lens discover`."
+            ) from error
+
+    def __repr__(self) -> str:
+        how = ", ".join(f"{key}={value}" for key, value in self.selection.items())
+        head = f"ChannelSet({self.model}, {self.stream} stream, {self.statistic}: {how})"
+        if self.is_empty:
+            return f"{head}\n  empty: no channel of any of the {len(self.blocks)} blocks meets this rule"
+        lines = [
+            f"  block {block:>2}: {', '.join(map(str, channels)) or '–'}"
+            for block, channels in self.blocks.items()
+        ]
+        return "\n".join([head, *lines])
+
+    __str__ = __repr__
+
+
+def strongest(values: Values, k: int) -> tuple[int, ...]:
+    """The `k` largest of `[channels]`, largest first, equal values by lower index.
+
+    Raises `BadInput` when `k` is below 1 or above the number of channels.
+
+    >>> strongest(np.array([1.0, 9.0, 9.0]), 2)
+    (1, 2)
+    """
+    require_k(k, len(values))
+    return _ranked(values)[:k]
+
+
+def at_least_ratio(values: Values, ratio: float) -> tuple[int, ...]:
+    """Channels of at least `ratio` times the channel median, largest first; possibly none.
+
+    >>> at_least_ratio(np.array([1.0, 1.0, 8.0]), 4)
+    (2,)
+    """
+    threshold = ratio * float(np.median(values))
+    return tuple(channel for channel in _ranked(values) if values[channel] >= threshold)
+
+
+def massive_2402_17762(
+    max_abs: Values, mean_abs: Values, *, min_abs: float = 100.0, min_ratio: float = 1000.0
+) -> tuple[int, ...]:
+    """The rule of arXiv 2402.17762: |x| above `min_abs` and at least `min_ratio` times the median |x|.
+
+    Args:
+        max_abs: largest magnitude of each channel, `[channels]`.
+        mean_abs: mean magnitude of each channel; its channel median stands for the median magnitude of the
+            hidden state, which no streaming pass keeps (it is the same up to the shape of a typical channel's
+            distribution; 0.67 / 0.80 of it for a Gaussian one).
+
+    Returns:
+        Channels, largest first. On a small model: most likely none.
+
+    >>> massive_2402_17762(np.array([3000.0, 2.0, 1.0]), np.array([2900.0, 0.7, 0.5]))
+    (0,)
+    """
+    median = float(np.median(mean_abs))
+    return tuple(
+        channel
+        for channel in _ranked(max_abs)
+        if max_abs[channel] > min_abs and max_abs[channel] >= min_ratio * median
+    )
+
+
+def require_k(k: object, channels: int, limit: str = "channels") -> int:
+    """Return `k` if it is a whole number from 1 to `channels`; else raise `BadInput`."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise BadInput(f"top_k = {k!r} is no whole number. Use 1 to {channels}.")
+    if not 1 <= k <= channels:
+        raise BadInput(f"top_k = {k} was asked for; there are {channels} {limit}. Use 1 to {channels}.")
+    return int(k)
+
+
+def _ranked(values: Values) -> tuple[int, ...]:
+    return tuple(int(channel) for channel in np.argsort(-values, kind="stable"))
+
+
+def _sorted(value: JsonValue) -> JsonValue:
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_sorted(item) for item in value]
+    return value

@@ -1,0 +1,386 @@
+"""Massive channels: one streaming pass over prompts × seeds, and the sets chosen from its statistics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.methods import statistics_files
+from dit_lens.methods.channel_labels import RANKED, STATISTICS
+from dit_lens.methods.channel_sets import (
+    ChannelSet,
+    at_least_ratio,
+    massive_2402_17762,
+    require_k,
+    strongest,
+)
+from dit_lens.model.hook_points import parse_blocks, select_steps
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+
+RULE = "2402.17762"
+LOG_DEPTH = 16
+"""Strongest channels logged per sample: stability can be asked for any k up to this (2 bytes per index)."""
+
+_ROWS = 8
+
+
+@dataclass(frozen=True, repr=False)
+class ChannelStatistics:
+    """Statistics of every channel, labelled by step, branch, block, stream and channel.
+
+    `data` is an `xarray.Dataset` (variables: see `ChannelPass.dataset`). `provenance` says what was measured:
+    model, fingerprint, prompts, seeds, sampling, device, dtype. `top_k` is the default size of a set.
+    `cost` counts forwards and samples; `seconds` is wall time (not saved: equal runs save equal bytes).
+
+    >>> stats = ChannelStatistics.load("stats")                             # doctest: +SKIP
+    >>> stats.data["abs_mean"].sel(branch="cond", stream="image", block=3)  # doctest: +SKIP
+    >>> stats.select(top_k=4).save("massive.json")                          # doctest: +SKIP
+    """
+
+    data: xr.Dataset
+    provenance: Mapping[str, Any]
+    top_k: int = 4
+    cost: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def model(self) -> str:
+        return str(self.provenance.get("model", "?"))
+
+    @property
+    def num_channels(self) -> int:
+        return int(self.data.sizes["channel"])
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.data["stream"].values)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.data["branch"].values)
+
+    def blocks(self, stream: str) -> tuple[int, ...]:
+        """Blocks after which that stream exists. Raises `BadInput` for an unknown stream."""
+        self._require("stream", stream, self.streams)
+        present = self.data["abs_mean"].sel(stream=stream).notnull().any(("step", "branch", "channel"))
+        return tuple(int(block) for block in self.data["block"].values[present.values])
+
+    def profile(
+        self,
+        statistic: str = "abs_mean",
+        *,
+        stream: str = "image",
+        branch: str = "cond",
+        steps: Any = "all",
+    ) -> xr.DataArray:
+        """One statistic by (block, channel): mean over the steps and branches chosen; for `max_abs` the
+        maximum.
+
+        `branch="both"` takes every branch that was run; blocks without that stream are left out.
+        Raises `BadInput` for a statistic, stream, branch or step that does not exist.
+        """
+        self._require("statistic", statistic, STATISTICS)
+        self._require("branch", branch, (*self.branches, "both"))
+        chosen = self.data[statistic].sel(stream=stream, block=list(self.blocks(stream)))
+        chosen = chosen.sel(branch=list(self.branches) if branch == "both" else [branch])
+        chosen = chosen.isel(step=list(self._steps(steps)))
+        if statistic == "max_abs":
+            return chosen.max(("step", "branch"))
+        # In float64, so that the order of near-equal channels does not hang on how xarray sums.
+        return chosen.astype(np.float64).mean(("step", "branch"))
+
+    def select(
+        self,
+        *,
+        top_k: int | None = None,
+        ratio: float | None = None,
+        rule: str | None = None,
+        statistic: str = "abs_mean",
+        stream: str = "image",
+        branch: str = "cond",
+        steps: Any = "all",
+        blocks: Any = "all",
+        min_abs: float = 100.0,
+        min_ratio: float = 1000.0,
+    ) -> ChannelSet:
+        """Choose channels in every block by one rule.
+
+        - `top_k`: the k largest (the protocol of arXiv 2605.13974 with `statistic="abs_mean"`). Default rule.
+        - `ratio`: at least so many times the channel median.
+        - `rule="2402.17762"`: largest |x| above `min_abs` and at least `min_ratio` × the median |x|, the
+          definition of massive activations in language models. It always looks at `max_abs`; on a small model
+          it usually finds none, and the set says so.
+
+        `steps` and `blocks` take what `select_steps` and `parse_blocks` take. Raises `BadInput` for two rules
+        at once, a k that no model of this width has, and anything that does not exist.
+
+        >>> stats.select(ratio=5, branch="both", steps={"fraction": [0, 0.5]})    # doctest: +SKIP
+        """
+        named = [name for name, v in (("top_k", top_k), ("ratio", ratio), ("rule", rule)) if v is not None]
+        if len(named) > 1:
+            raise BadInput(
+                f"Channels were asked for by {' and '.join(named)}; choose one of top_k, ratio, rule."
+            )
+        self._require("statistic", statistic, RANKED)
+        where = {"stream": stream, "branch": branch, "steps": steps}
+        chosen_steps = list(self._steps(steps))
+        every = len(chosen_steps) == self.data.sizes["step"]
+        at = {"branch": branch, "steps": "all" if every else chosen_steps}
+        if rule is not None:
+            self._require("rule", rule, (RULE,))
+            statistic = "max_abs"
+            limits = {
+                "min_abs": _positive("min_abs", min_abs),
+                "min_ratio": _positive("min_ratio", min_ratio),
+            }
+            selection: dict[str, Any] = {"rule": rule, **limits, **at}
+            largest, typical = self.profile("max_abs", **where), self.profile("mean_abs", **where)
+            chosen = {
+                block: massive_2402_17762(_row(largest, block), _row(typical, block), **limits)
+                for block in self._chosen_blocks(stream, blocks)
+            }
+        else:
+            values = self.profile(statistic, **where)
+            if ratio is not None:
+                threshold = _positive("ratio", ratio)
+                selection = {"ratio": threshold, **at}
+                chosen = {
+                    block: at_least_ratio(_row(values, block), threshold)
+                    for block in self._chosen_blocks(stream, blocks)
+                }
+            else:
+                k = require_k(self.top_k if top_k is None else top_k, self.num_channels)
+                selection = {"top_k": k, **at}
+                chosen = {
+                    block: strongest(_row(values, block), k) for block in self._chosen_blocks(stream, blocks)
+                }
+        return ChannelSet(
+            model=self.model,
+            statistic=statistic,
+            stream=stream,
+            selection=selection,
+            provenance=self._short_provenance(),
+            blocks=chosen,
+        )
+
+    def agreement(self, k: int | None = None, *, stream: str = "image", branch: str = "cond") -> float:
+        """Mean Jaccard over blocks of the top k by `abs_mean` and by `mean_abs`: do the two readings
+        agree?"""
+        sets = [
+            self.select(top_k=k, statistic=name, stream=stream, branch=branch)
+            for name in ("abs_mean", "mean_abs")
+        ]
+        return sets[0].jaccard(sets[1])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `statistics.safetensors` and `statistics.json` into a folder that appears whole or not at
+        all.
+
+        Replaces statistics saved there before. Raises `BadInput` when the folder holds anything else,
+        `RunFailure` when it cannot be written.
+        """
+        about = {"provenance": dict(self.provenance), "top_k": self.top_k, "cost": dict(self.cost)}
+        return statistics_files.save(folder, self.data, about)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> ChannelStatistics:
+        """Read saved statistics (no torch needed). Raises `BadInput` for what is missing or damaged."""
+        data, about = statistics_files.load(folder)
+        return cls(data, about["provenance"], about["top_k"], about["cost"])
+
+    def __repr__(self) -> str:
+        sizes = self.data.sizes
+        lines = [
+            f"ChannelStatistics({self.model}: {sizes['sample']} samples, {sizes['step']} steps, "
+            f"{' and '.join(self.branches)}, {sizes['block']} blocks, {self.num_channels} channels, "
+            f"{self.cost.get('forwards', '?')} forwards)"
+        ]
+        for stream in self.streams:
+            values = self.profile(stream=stream)
+            median = np.median(values.values, axis=1)
+            best = values.values.argmax(axis=1)
+            tops = [
+                f"{block}: {channel} ({values.values[i, channel] / median[i]:.1f}×)"
+                if median[i] > 0
+                else f"{block}: {channel}"
+                for i, (block, channel) in enumerate(zip(values["block"].values, best, strict=True))
+            ]
+            lines.append(
+                f"  {stream}, top channel by abs_mean (× channel median) per block: {', '.join(tops)}"
+            )
+        return "\n".join(lines)
+
+    def _steps(self, spec: Any) -> tuple[int, ...]:
+        return select_steps(spec, self.data.sizes["step"], [float(s) for s in self.data["sigma"].values])
+
+    def _chosen_blocks(self, stream: str, spec: Any) -> tuple[int, ...]:
+        there = self.blocks(stream)
+        if isinstance(spec, str) and spec in ("all", "*"):
+            return there
+        asked = parse_blocks(spec, self.data.sizes["block"])
+        missing = [block for block in asked if block not in there]
+        if missing:
+            raise BadInput(
+                f"Stream {stream!r} does not exist after block {missing[0]}; it exists after blocks "
+                f"{there[0]}–{there[-1]}. Leave block {missing[0]} out, or ask for the image stream."
+            )
+        return asked
+
+    def _require(self, what: str, asked: Any, there: Sequence[str]) -> None:
+        if asked not in there:
+            hint = did_you_mean(str(asked), there)
+            raise BadInput(f"No {what} {asked!r} in these statistics; there are: {', '.join(there)}.{hint}")
+
+    def _short_provenance(self) -> dict[str, Any]:
+        """Provenance of a set: prompts by number and digest, since a thousand captions would bury the
+        channels."""
+        prompts = [str(prompt) for prompt in self.provenance.get("prompts", ())]
+        digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+        rest = {key: value for key, value in self.provenance.items() if key not in ("prompts", "model")}
+        return {**rest, "prompts": {"count": len(prompts), "sha256": digest}}
+
+
+def discover(
+    lens: DiTLens,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    sampling: Sampling | Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    top_k: int = 4,
+    progress: bool = True,
+) -> ChannelStatistics:
+    """Measure every channel in one streaming pass over prompts × seeds.
+
+    Memory is that of the statistics, whatever the number of prompts (save 2 bytes per logged channel index,
+    see `SampleEffects`). Each step runs once for each batch, up to the last block and no further.
+
+    Args:
+        lens: the model.
+        prompts: captions; each is run with every seed.
+        seeds: distinct whole numbers.
+        sampling: a `Sampling`, or some of its fields over the model's defaults.
+        batch_size: samples per forward (8 by default, fewer where images are large).
+        top_k: how many channels count as massive unless a later question says otherwise.
+        progress: draw a progress bar with the time left on stderr.
+
+    Raises:
+        BadInput: no prompts, duplicate seeds, a k beyond the width – before any forward pass.
+        RunFailure: NaN or infinity in an activation, naming step, branch and hook point.
+
+    >>> stats = dl.discover(lens, ["a red circle on white"], seeds=[0, 1])    # doctest: +SKIP
+    >>> stats.select(top_k=4)                                                 # doctest: +SKIP
+    """
+    captions = _captions(prompts)
+    noise = _distinct_seeds(seeds)
+    require_k(top_k, lens.num_channels)
+    chosen = _sampling(lens, sampling)
+    rows_at_once = _rows_at_once(lens, chosen, batch_size)
+
+    # Only these need torch; statistics that were saved can be read and drawn without it.
+    from dit_lens.methods.channel_pass import ChannelPass, points_to_read
+    from dit_lens.model.progress import ProgressBar
+    from dit_lens.run.runner import observe
+
+    depth = min(lens.num_channels, max(LOG_DEPTH, top_k))
+    reducer = ChannelPass(lens.num_channels, len(noise), depth)
+    points = points_to_read(lens.hook_points)
+    samples = [(p, s) for p in range(len(captions)) for s in range(len(noise))]
+    batches = [samples[i : i + rows_at_once] for i in range(0, len(samples), rows_at_once)]
+    forwards = len(batches) * chosen.steps
+    started = time.monotonic()
+    described = f"discovery: {len(samples)} samples, {forwards} forwards"
+    with ProgressBar(forwards, described, enabled=progress) as bar:
+        for batch in batches:
+            rows = lens.prepare_rows([captions[p] for p, _ in batch], [noise[s] for _, s in batch], chosen)
+            reducer.begin(batch)
+            observe(lens, rows, points, reducer.visit, on_step=lambda *_: bar.advance())
+            # The last step ends at its last read, before it counts as a step.
+            bar.advance()
+            reducer.end()
+    provenance = {
+        "model": lens.name,
+        "fingerprint": lens.fingerprint,
+        "prompts": list(captions),
+        "seeds": list(noise),
+        "sampling": asdict(chosen),
+        "batch_size": rows_at_once,
+        "device": str(lens.device),
+        "dtype": str(lens.dtype).removeprefix("torch."),
+    }
+    cost = {"forwards": forwards, "samples": len(samples), "steps": chosen.steps}
+    return ChannelStatistics(reducer.dataset(), provenance, top_k, cost, time.monotonic() - started)
+
+
+def _captions(prompts: Any) -> tuple[str, ...]:
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise BadInput(
+            f"prompts is {prompts!r}; discovery needs a list of captions, for example [{prompts!r}]."
+        )
+    if not prompts:
+        raise BadInput("prompts is empty; discovery needs at least one caption.")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise BadInput(
+                f"prompts[{i}] is {prompt!r}, a {type(prompt).__name__}; every prompt must be text."
+            )
+    return tuple(prompts)
+
+
+def _distinct_seeds(seeds: Any) -> tuple[int, ...]:
+    if isinstance(seeds, str) or not isinstance(seeds, (Sequence, range, np.ndarray)):
+        raise BadInput(f"seeds is {seeds!r}; give a list of whole numbers, for example [0, 1].")
+    if len(seeds) == 0:
+        raise BadInput("seeds is empty; discovery needs at least one, for example [0].")
+    for i, seed in enumerate(seeds):
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise BadInput(f"seeds[{i}] is {seed!r}; seeds are whole numbers from 0 up.")
+    if len({int(seed) for seed in seeds}) != len(seeds):
+        raise BadInput(
+            f"seeds {list(seeds)} repeat; the same noise twice is one sample, not two. Give distinct seeds."
+        )
+    return tuple(int(seed) for seed in seeds)
+
+
+def _sampling(lens: DiTLens, sampling: Sampling | Mapping[str, Any] | None) -> Sampling:
+    if sampling is None:
+        return lens.sampling()
+    if isinstance(sampling, Mapping):
+        return lens.sampling(**sampling)
+    return sampling
+
+
+def _rows_at_once(lens: DiTLens, sampling: Sampling, batch_size: int | None) -> int:
+    if batch_size is None:
+        from dit_lens.model.sampling import default_batch_size
+
+        rows, columns = lens.token_grid(sampling.height, sampling.width)
+        # A fixed ceiling, not the number of samples: memory must not depend on how many there are.
+        return default_batch_size(_ROWS, rows * columns)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size!r}; it must be a whole number, at least 1.")
+    return batch_size
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise BadInput(f"{name} is {value!r}; it must be a number above 0.")
+    return float(value)
+
+
+def _row(values: xr.DataArray, block: int) -> np.ndarray:
+    return np.asarray(values.sel(block=block).values)
