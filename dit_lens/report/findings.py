@@ -1,0 +1,172 @@
+"""One sentence per table, made from its numbers and from nothing else.
+
+A sentence says what was measured and how often, and leaves what it means to the reader; where the numbers do
+not support a pattern, it says so.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dit_lens.report.text import count, listing, number, percent, spans
+
+STRONG = 5.0  # × the median: the level the sentences count blocks and steps at
+
+
+def spectrum(table: pd.DataFrame) -> str:
+    """Say which channel leads, in how many blocks, and how far above the median. One stream, branch, statistic."""
+    top = table.sort_values("ratio", ascending=False).drop_duplicates("block")
+    leader = top["channel"].mode().iloc[0]
+    led = int((top["channel"] == leader).sum())
+    peak = top.iloc[0]
+    strong = sorted(int(block) for block in top.loc[top["ratio"] >= STRONG, "block"])
+    reach = (
+        f"The top channel is at {number(STRONG)} × the median or more in blocks {spans(strong)}."
+        if strong
+        else f"In no block does a channel reach {number(STRONG)} × the median."
+    )
+    return (
+        f"Channel {int(leader)} is the largest in {led} of {count(len(top), 'block')}; the highest ratio to the median "
+        f"channel is {number(peak['ratio'])} (channel {int(peak['channel'])}, block {int(peak['block'])}). {reach}"
+    )
+
+
+def ratio_map(table: pd.DataFrame) -> str:
+    """Say where and when the ratio peaks, how it moves over time, and how often one channel leads."""
+    peak = table.loc[table["ratio"].idxmax()]
+    over_time = table.groupby("step")["ratio"].mean()
+    sigma = table.groupby("step")["sigma"].first()
+    same = table["channel"].value_counts()
+    change = over_time.iloc[-1] / over_time.iloc[0]
+    trend = "rises" if change > 1.1 else "falls" if change < 1 / 1.1 else "hardly changes"
+    return (
+        f"The ratio peaks at {number(peak['ratio'])} in block {int(peak['block'])} at step {int(peak['step'])} "
+        f"(σ = {number(peak['sigma'])}). Averaged over blocks it {trend} from the first step to the last, from "
+        f"{number(over_time.iloc[0])} (σ = {number(sigma.iloc[0])}) to {number(over_time.iloc[-1])} "
+        f"(σ = {number(sigma.iloc[-1])}). Channel {int(same.index[0])} leads in {int(same.iloc[0])} of "
+        f"{count(len(table), 'cell')}."
+    )
+
+
+def life(table: pd.DataFrame) -> str:
+    """Say where the strongest channel first stands out, and where it is largest."""
+    leader = int(table.loc[table["ratio"].idxmax(), "channel"])
+    depth = table[table["channel"] == leader].groupby("block")["ratio"].mean()
+    above = depth[depth >= STRONG]
+    peak = f"is largest in block {int(depth.idxmax())} ({number(depth.max())} ×, mean over steps)"
+    if above.empty:
+        return f"Channel {leader} stays below {number(STRONG)} × the median in every block on average; it {peak}."
+    last = depth.index[-1]
+    end = (
+        f"and is still at {number(depth.iloc[-1])} × in the last block"
+        if depth.iloc[-1] >= STRONG
+        else f"and falls to {number(depth.iloc[-1])} × in the last block ({int(last)})"
+    )
+    return f"Channel {leader} first reaches {number(STRONG)} × the median in block {int(above.index[0])}, {peak}, {end}."
+
+
+def stability(table: pd.DataFrame) -> str:
+    """Say the mean overlap along each axis beside what chance gives."""
+    known = table.dropna(subset=["jaccard"])
+    if known.empty:
+        return "No axis has two values to compare, so this run says nothing about stability."
+    mean = known.groupby("axis")["jaccard"].mean()
+    words = [
+        f"{number(mean[axis])} over {axis}s" for axis in ("prompt", "seed", "step", "block") if axis in mean
+    ]
+    absent = [axis for axis in ("prompt", "seed", "step", "block") if axis not in mean]
+    note = (
+        f" There is no pair of {listing([f'{axis}s' for axis in absent], 'or')} to compare." if absent else ""
+    )
+    sizes = sorted(int(size) for size in known["k"].unique())
+    return (
+        f"Mean Jaccard overlap of the top {listing(sizes)}: {listing(words)}; chance gives "
+        f"{number(known['chance'].mean())}.{note}"
+    )
+
+
+def agreement(table: pd.DataFrame) -> str:
+    """Say how far the two readings of the statistic choose the same channels."""
+    same = sorted(int(block) for block in table.loc[table["jaccard"] >= 1, "block"].unique())
+    blocks = table["block"].nunique()
+    which = f"; they are identical in {len(same)} of {count(blocks, 'block')}" + (
+        f" ({spans(same)})" if same else ""
+    )
+    return (
+        f"The sets by |mean| and by mean |value| overlap {number(table['jaccard'].mean())} on average (chance "
+        f"{number(table['chance'].mean())}){which}."
+    )
+
+
+def variance(table: pd.DataFrame) -> str:
+    """Say the mean share of each source, largest first."""
+    share = table.groupby("source")["share"].mean().sort_values(ascending=False)
+    words = [f"{source} {percent(value)}" for source, value in share.items()]
+    content = sum(float(share.get(source, 0.0)) for source in ("prompt", "seed", "interaction"))
+    return (
+        f"Averaged over {count(len(table.drop_duplicates(['block', 'channel'])), 'massive channel')} (one per block and "
+        f"channel), the variance comes from {listing(words)}; what depends on prompt or seed beyond the layout is "
+        f"{percent(content)}."
+    )
+
+
+def births(table: pd.DataFrame) -> str:
+    """Say which block and writer makes the largest write into the leading channels."""
+    peak = (
+        table.reindex(table["value"].abs().sort_values(ascending=False).index)
+        .drop_duplicates("channel")
+        .head(3)
+    )
+    words = [
+        f"channel {int(row.channel)} by the {_WRITERS.get(str(row.writer), str(row.writer))} of block {int(row.block)} "
+        f"({number(row.value)}, rank {int(row.rank)})"
+        for row in peak.itertuples()
+    ]
+    return f"Largest writes: {listing(words)}."
+
+
+_WRITERS = {"attn": "attention", "attn2": "second attention", "mlp": "MLP"}
+
+
+def adaln(table: pd.DataFrame) -> str:
+    """Say in which AdaLN signals massive channels stand out, and by how much."""
+    mean = table.groupby("signal")["percentile"].mean().sort_values(ascending=False)
+    gates = table[table["signal"].str.startswith("gate")]
+    high = ""
+    if len(gates):
+        extreme = int((gates["percentile"] >= 95).sum())
+        high = f" {extreme} of {count(len(gates), 'gate value')} lie at or above the 95th percentile (5 % by chance)."
+    return (
+        f"Mean percentile of massive channels: highest in {mean.index[0].replace('_', ' · ')} "
+        f"({number(mean.iloc[0])}), lowest in {mean.index[-1].replace('_', ' · ')} ({number(mean.iloc[-1])}); "
+        f"50 would be no preference.{high}"
+    )
+
+
+def token_maps(table: pd.DataFrame) -> str:
+    """Say how much of a map is layout, and how much the same value at every token."""
+    coordinates = ["prompt_index", "seed", "stream", "branch", "block", "step", "channel"]
+    value = table.groupby(coordinates)["value"]
+    variance = value.var(ddof=0)
+    spatial = variance / (variance + value.mean() ** 2).where(lambda energy: energy > 0)
+    samples = len(table.drop_duplicates(["prompt_index", "seed"]))
+    return (
+        f"In {count(len(spatial), 'map')} of {count(samples, 'image')}, on average {percent(spatial.mean())} of a map's "
+        "energy varies over the image; the rest is the same at every token."
+    )
+
+
+def channel_set(blocks: dict[str, list[int]]) -> str:
+    """Say how many different channels a set holds, and which are in every block."""
+    chosen = {int(block): list(channels) for block, channels in blocks.items() if channels}
+    if not chosen:
+        return "No channel passes the rule of this run in any block."
+    distinct = {channel for channels in chosen.values() for channel in channels}
+    everywhere = sorted(set.intersection(*(set(channels) for channels in chosen.values())))
+    words = (
+        f"{'channel' if len(everywhere) == 1 else 'channels'} {listing(everywhere)} "
+        f"{'is' if len(everywhere) == 1 else 'are'} in every one of them"
+        if everywhere
+        else "none is in every one of them"
+    )
+    return f"{count(len(distinct), 'different channel')} in {count(len(chosen), 'block')}; {words}."

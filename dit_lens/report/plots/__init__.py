@@ -1,0 +1,26 @@
+"""Figures from tidy tables: one pure function each, a pandas table in, a plotly figure out.
+
+None of them shows or writes anything; `figure.show()`, `figure.write_html` and `figure.write_image` are the
+reader's choice. The look is `dit_lens.report.theme`. A table without the columns a figure needs, or without
+rows for the stream, branch or statistic asked for, raises `BadInput` naming what there is.
+"""
+
+from __future__ import annotations
+
+from dit_lens.report.plots.depth_and_time import life, ratio_map
+from dit_lens.report.plots.origins import adaln, births, variance
+from dit_lens.report.plots.sets import agreement, stability
+from dit_lens.report.plots.spectrum import spectrum
+from dit_lens.report.plots.token_maps import token_maps
+
+__all__ = [
+    "spectrum",
+    "ratio_map",
+    "life",
+    "stability",
+    "agreement",
+    "variance",
+    "births",
+    "adaln",
+    "token_maps",
+]

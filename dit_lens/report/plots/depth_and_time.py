@@ -1,0 +1,154 @@
+"""Where in the network, and when in the denoising, channels are massive."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, leading_channels, log_ticks, rows_of, where
+from dit_lens.report.plots.panels import Panels
+from dit_lens.report.text import number
+from dit_lens.report.theme import SEQUENTIAL, category, faint, template
+
+COLUMNS = ("stream", "branch", "step", "sigma", "block", "channel", "statistic", "value", "ratio")
+
+
+def ratio_map(
+    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
+) -> go.Figure:
+    """Draw the ratio of the strongest channel to the median, one cell per block and step (colour logarithmic).
+
+    `table`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and sigma.
+    Raises `BadInput` for missing columns or coordinates.
+    """
+    rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
+    grid = rows.drop_duplicates(["block", "step"]).set_index(["block", "step"]).sort_index()
+    blocks, steps = grid.index.levels[0].tolist(), grid.index.levels[1].tolist()
+
+    def cells(name: str) -> np.ndarray:
+        return grid[name].unstack("step").reindex(index=blocks, columns=steps).to_numpy(dtype=float)
+
+    ratio, channel = cells("ratio"), cells("channel")
+    positive = ratio[np.isfinite(ratio) & (ratio > 0)]
+    low, high = (float(positive.min()), float(positive.max())) if positive.size else (1.0, 1.0)
+    ticks = log_ticks(low, high) or [low]
+    most = rows.loc[rows["ratio"].idxmax()] if rows["ratio"].notna().any() else rows.iloc[0]
+    legible = len(steps) <= 28 and np.nanmax(channel, initial=0) < 10_000
+    figure = go.Figure(
+        go.Heatmap(
+            x=steps,
+            y=blocks,
+            z=np.log10(np.where(ratio > 0, ratio, np.nan)),
+            text=[["" if np.isnan(value) else f"{value:.0f}" for value in row] for row in channel],
+            texttemplate="%{text}" if legible else None,
+            textfont={"size": 10},
+            customdata=np.stack([channel, cells("value"), ratio, cells("sigma")], axis=-1),
+            hovertemplate="block %{y}, step %{x} (σ %{customdata[3]:.3f})<br>channel %{customdata[0]:.0f}"
+            "<br>ratio %{customdata[2]:.3g} ×<br>value %{customdata[1]:.3g}<extra></extra>",
+            colorscale=SEQUENTIAL,
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": "ratio", "side": "top"},
+                "tickvals": [float(np.log10(tick)) for tick in ticks],
+                "ticktext": [f"{number(tick)}×" for tick in ticks],
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+        )
+    )
+    figure.update_layout(
+        template=template(),
+        title={
+            "text": f"The strongest channel peaks at {number(most['ratio'])} × the median in block "
+            f"{int(most['block'])}, step {int(most['step'])} ({where(stream, branch, statistic)})"
+        },
+        height=int(np.clip(30 * len(blocks), 200, 760)) + 110,
+        xaxis={"title": {"text": STEP_AXIS}, "dtick": _tick(len(steps)), "showgrid": False},
+        yaxis={"title": {"text": BLOCK_AXIS}, "dtick": _tick(len(blocks)), "showgrid": False},
+        meta={
+            "arrangements": {
+                "narrow_traces": {"texttemplate": ""},
+                "wide_traces": {"texttemplate": "%{text}"},
+            }
+        }
+        if legible
+        else {},
+    )
+    return figure
+
+
+def life(
+    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
+) -> go.Figure:
+    """Draw the ratio of the top channels through depth (over all steps) and through time (over all blocks).
+
+    `table`: the `life` table. Lines are means, bands run from the smallest to the largest value; at most six
+    channels are drawn. Raises `BadInput` for missing columns or coordinates.
+    """
+    rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
+    channels = leading_channels(rows, "ratio")
+    sigma = rows.groupby("step")["sigma"].first()
+    panels = Panels(
+        titles=("through depth (mean over steps)", "through time (mean over blocks)"),
+        wide=2,
+        narrow=1,
+        height=270,
+        y={"type": "log", "matches": "y", "ticksuffix": "×", "tickformat": "~g", "nticks": 6},
+        y_title="ratio to the channel median",
+        gap=0.06,
+        row_gap=84,
+        legend=len(channels),
+    )
+    figure = panels.figure(
+        f"The life of the {len(channels)} top channels ({where(stream, branch, statistic)})"
+    )
+    for rank, channel in enumerate(channels):
+        style = category(rank)
+        for index, axis in enumerate(("block", "step")):
+            along = rows[rows["channel"] == channel].groupby(axis)["ratio"].agg(["mean", "min", "max"])
+            position = along.index.to_numpy()
+            extra = sigma.reindex(position).to_numpy() if axis == "step" else np.full(len(position), np.nan)
+            group = {"legendgroup": str(channel), **panels.axes(index)}
+            figure.add_trace(
+                go.Scatter(
+                    x=np.concatenate([position, position[::-1]]),
+                    y=np.concatenate([along["max"].to_numpy(), along["min"].to_numpy()[::-1]]),
+                    fill="toself",
+                    fillcolor=faint(style["color"], 0.14),
+                    line={"width": 0},
+                    hoverinfo="skip",
+                    showlegend=False,
+                    **group,
+                )
+            )
+            figure.add_trace(
+                go.Scatter(
+                    x=position,
+                    y=along["mean"].to_numpy(),
+                    mode="lines+markers",
+                    name=f"channel {channel}",
+                    line={"color": style["color"], "dash": style["dash"], "width": 2},
+                    marker={"symbol": style["symbol"], "size": 7, "color": style["color"]},
+                    customdata=np.column_stack([along["min"], along["max"], extra]),
+                    hovertemplate=f"channel {channel}, {axis} %{{x}}"
+                    + (" (σ %{customdata[2]:.3f})" if axis == "step" else "")
+                    + "<br>mean %{y:.3g} × (%{customdata[0]:.3g} to %{customdata[1]:.3g})<extra></extra>",
+                    showlegend=index == 0,
+                    **group,
+                )
+            )
+    figure.update_layout(
+        xaxis={"title": {"text": BLOCK_AXIS}, "dtick": _tick(rows["block"].nunique())},
+        xaxis2={"title": {"text": STEP_AXIS}, "dtick": _tick(rows["step"].nunique())},
+    )
+    # The two panels have different axes, so neither arrangement may carry one title for both.
+    for patch in figure.layout.meta["arrangements"].values():
+        patch.update({"xaxis.title.text": BLOCK_AXIS, "xaxis2.title.text": STEP_AXIS})
+    return figure
+
+
+def _tick(positions: int) -> int:
+    """Return the distance of axis ticks that keeps at most about 20 of them."""
+    return max(1, -(-positions // 20))

@@ -1,0 +1,129 @@
+"""What a report is made of: a section is a small value, and a function from a run to a section makes it.
+
+To add a section, write one such function and put it into a list of sections:
+
+    def my_question(run: RunView) -> Section:
+        table = run.table("my_table")
+        return Section(
+            id="my-question", title="…", lead="…", table="my_table",
+            views=(View("image · cond", plots.my_figure(table)),),
+            reading="How to read it.", conclusion="One sentence from the numbers.",
+        )
+
+`run.table` raises `MissingTable` where the run has no such rows; the page then says why in the section's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from dit_lens.errors import BadInput
+from dit_lens.report.text import count, listing
+from dit_lens.run.records import ImageEntry, RunFolder, RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+class MissingTable(BadInput):
+    """A section has nothing to show; the message says why, in words for the reader of the report."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One figure of a section, and what it is called where the reader chooses among several."""
+
+    label: str
+    figure: go.Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of a report. All strings are plain text; only `extra` is HTML."""
+
+    id: str
+    title: str
+    lead: str
+    views: tuple[View, ...] = ()
+    extra: Markup = field(default_factory=Markup)
+    reading: str = ""
+    conclusion: str = ""
+    table: str = ""
+    repeat: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run folder as the sections see it: its record, tables, channel set and images, each read once."""
+
+    folder: RunFolder
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The run's record."""
+        return self.folder.record
+
+    @cached_property
+    def channels(self) -> dict[str, Any] | None:
+        """The channel set's JSON value, or None."""
+        return self.folder.channels()
+
+    @cached_property
+    def images(self) -> tuple[ImageEntry, ...]:
+        """The images whose files are there."""
+        return tuple(entry for entry in self.folder.images() if self.folder.image_path(entry).is_file())
+
+    @cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table with at least one row, or raise `MissingTable` with the reason."""
+        if name not in self.folder.table_names:
+            raise MissingTable(self._why_absent(name))
+        if name not in self._tables:
+            self._tables[name] = self.folder.table(name)
+        if self._tables[name].empty:
+            raise MissingTable(self._why_empty(name))
+        return self._tables[name]
+
+    def _why_absent(self, name: str) -> str:
+        there = self.folder.table_names
+        ended = {
+            "failed": f" It ended with an error: {self.record.failure}",
+            "running": " It has not been finished.",
+        }.get(self.record.status, " Its analysis does not ask for it.")
+        return (
+            f"This run wrote no table “{name}”.{ended} "
+            f"It has {count(len(there), 'table')}{': ' + listing(there) if there else ''}."
+        )
+
+    def _why_empty(self, name: str) -> str:
+        if self.channels is not None and not any(self.channels.get("blocks", {}).values()):
+            return (
+                f"No channel passes the rule of this run ({selection_words(self.channels)}), so the table “{name}” "
+                "has no rows. A ratio or top-k rule in the spec would choose the strongest channels there are."
+            )
+        return f"The table “{name}” has no rows: nothing in this run had the coordinates that it describes."
+
+    @property
+    def statistic(self) -> str:
+        """The statistic by which this run chose its channels."""
+        return str((self.channels or {}).get("statistic", "abs_mean"))
+
+
+def selection_words(channels: dict[str, Any]) -> str:
+    """Return a channel set's selection as words: `top_k = 4, statistic abs_mean, image stream`."""
+    rule = ", ".join(f"{key} = {value}" for key, value in dict(channels.get("selection", {})).items())
+    parts = [rule, f"statistic {channels.get('statistic', '?')}", f"{channels.get('stream', '?')} stream"]
+    return ", ".join(part for part in parts if part)
+
+
+SectionBuilder = Callable[[RunView], Section]

@@ -1,0 +1,144 @@
+"""A run folder of synthetic rows: every table of a discovery run, from a seed, in its exact columns."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dit_lens.run.records import GitState, RunFolder, RunRecord
+
+HOSTILE = '<script>alert(1)</script> "quoted" <b>%{x}</b> $x$ & </script><img src=x onerror=alert(2)>'
+PROMPTS = ("a large red circle on a blue background", HOSTILE)
+BLOCKS, STEPS, CHANNELS, GRID, K = 8, 10, 128, 12, 4
+SITES = [(stream, branch) for stream in ("image", "context") for branch in ("cond", "uncond")]
+SIGMA = np.linspace(1.0, 0.1, STEPS)
+
+
+def _massive(block: int) -> list[int]:
+    return [81, 17, 40, 5] if block else [3, 81, 99, 17]
+
+
+def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[dict[str, object]]] = {
+        name: []
+        for name in (
+            "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln", "token_maps",
+        )
+    }  # fmt: skip
+    for stream, branch in SITES:
+        site = {"stream": stream, "branch": branch}
+        for block in range(BLOCKS - (stream == "context")):
+            value = rng.lognormal(0, 0.5, CHANNELS)
+            value[_massive(block)] *= [1 + 2 * block, 1 + block, 2.5, 2]
+            order = np.argsort(-value)
+            for statistic, factor in (("abs_mean", 1.0), ("mean_abs", 1.1)):
+                for rank, channel in enumerate(order):
+                    rows["spectrum"].append(
+                        {**site, "block": block, "rank": rank, "channel": channel, "statistic": statistic,
+                         "value": factor * value[channel], "ratio": value[channel] / np.median(value)}
+                    )  # fmt: skip
+            for step in range(STEPS):
+                when = {"step": step, "sigma": SIGMA[step], "block": block, "statistic": "abs_mean"}
+                for position, channel in enumerate(_massive(block)):
+                    ratio = (1 + 2 * block / (position + 1)) * (0.6 + step / STEPS) * rng.uniform(0.9, 1.1)
+                    entry = {**site, **when, "channel": channel, "value": 2 * ratio, "ratio": ratio}
+                    rows["life"].append(entry)
+                    if position == 0:
+                        rows["ratio_map"].append(entry)
+            for axis in ("prompt", "seed", "step", "block"):
+                jaccard = np.nan if axis == "seed" and stream == "context" else rng.uniform(0.6, 1)
+                rows["stability"].append(
+                    {**site, "axis": axis, "block": block, "k": K, "jaccard": jaccard, "chance": 0.016, "n": 6}
+                )
+            rows["agreement"].append(
+                {**site, "block": block, "k": K, "jaccard": rng.choice([1.0, 0.6]), "chance": 0.016}
+            )
+            for channel in _massive(block):
+                where = {**site, "block": block, "channel": channel}
+                shares = rng.dirichlet([4, 1, 1, 0.5, 6])
+                for source, share in zip(("step", "prompt", "seed", "interaction", "token"), shares, strict=True):
+                    rows["variance"].append({**where, "source": source, "share": share})
+                for writer in ("attn", "mlp"):
+                    size = rng.exponential(1 + 6 * (channel == 81 and block == 1 and writer == "mlp"))
+                    rows["births"].append(
+                        {**where, "writer": writer, "value": size, "rank": int(rng.integers(1, 60)), "share": 0.1}
+                    )
+                for signal in ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp"):
+                    percentile = 100 * rng.beta(4 if "gate" in signal else 1.5, 1)
+                    rows["adaln"].append({**where, "signal": signal, "value": 0.3, "percentile": percentile})
+    across, down = np.meshgrid(np.arange(GRID), np.arange(GRID))
+    for index, prompt in enumerate(PROMPTS):
+        for block in (1, 4):
+            for channel in _massive(block):
+                blob = np.exp(-((across - 4 - index) ** 2 + (down - 6) ** 2) / 8) * block
+                grid = blob + rng.normal(0, 0.1, blob.shape)
+                for row, col in np.ndindex(GRID, GRID):
+                    rows["token_maps"].append(
+                        {"prompt": prompt, "prompt_index": index, "seed": 0, "stream": "image", "branch": "cond",
+                         "block": block, "step": STEPS - 1, "channel": channel, "row": row, "col": col,
+                         "value": grid[row, col]}
+                    )  # fmt: skip
+    return {name: pd.DataFrame(entries) for name, entries in rows.items()}
+
+
+def picture(index: int, size: int = 48) -> Image.Image:
+    """A disc on a background: something to look at where a generated image would be."""
+    across, down = np.meshgrid(np.arange(size), np.arange(size))
+    inside = (across - 18 - 4 * index) ** 2 + (down - 26) ** 2 < 144
+    colours = np.array([[40, 70, 160], [205, 60, 50]], dtype=np.uint8)
+    return Image.fromarray(colours[inside.astype(int)])
+
+
+def write_run(path: Path, tables: dict[str, pd.DataFrame], **record: object) -> Path:
+    folder = RunFolder.create(path, f"# {HOSTILE}\nseeds: [0, 1]\n")
+    for name, table in tables.items():
+        folder.write_table(name, table)
+    folder.write_channels(
+        {
+            "schema_version": 1, "model": "shapes-sd3", "statistic": "abs_mean", "stream": "image",
+            "selection": {"top_k": K}, "provenance": {},
+            "blocks": {str(block): _massive(block) for block in range(BLOCKS)},
+        }
+    )  # fmt: skip
+    for index, prompt in enumerate(PROMPTS):
+        folder.write_image(f"sample_{index}", picture(index), prompt=prompt, seed=0, caption=HOSTILE)
+    known: dict[str, object] = {
+        "name": "massive_activations", "title": "Massive activations in shapes-sd3",
+        "question": "Which channels are massive, where do they come from, and what do they depend on?",
+        "command": f"dit-lens run '{HOSTILE}'", "status": "finished",
+        "started": datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
+        "finished": datetime(2026, 1, 2, 3, 6, 45, tzinfo=timezone.utc),
+        "model": "shapes-sd3", "fingerprint": "ab" * 32, "device": "cpu", "dtype": "float32",
+        "prompts": PROMPTS, "seeds": (0, 1), "sampling": {"steps": STEPS, "guidance_scale": 4.5},
+        "timings": {"load": 1.25, "discover": 150.0, "report": 2.5}, "packages": {"torch": "2.13.0"},
+        "git": GitState(commit="c" * 40, branch="main", dirty=True), "python": "3.11.7", "platform": "Linux",
+    }  # fmt: skip
+    folder.write_record(RunRecord.model_validate({**known, **record}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tables() -> dict[str, pd.DataFrame]:
+    return synthetic_tables()
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pd.DataFrame]) -> Path:
+    """A finished run in a folder whose own name is hostile; read only."""
+    return write_run(tmp_path_factory.mktemp("runs") / "it's \"a\" <run>", tables)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Write a run of the tables given."""
+
+    def make(tables: dict[str, pd.DataFrame], **record: object) -> Path:
+        return write_run(tmp_path / "run", tables, **record)
+
+    return make
