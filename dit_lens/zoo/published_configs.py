@@ -1,6 +1,7 @@
-"""Transformer configurations of the published SD3 checkpoints, so that real models can be built without weights.
+"""Configurations of the published SD3 transformers: real models, built without their weights.
 
-As in `transformer/config.json` of stabilityai/stable-diffusion-3-medium-diffusers, -3.5-medium and -3.5-large.
+As in `transformer/config.json` of stabilityai/stable-diffusion-3-medium-diffusers, -3.5-medium and
+-3.5-large.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _TRANSFORMER: dict[str, dict[str, Any]] = {
 
 
 def random_pipeline(kind: str = "sd3", seed: int = 0) -> StableDiffusion3Pipeline:
-    """A complete pipeline of about 0.1 M parameters: 4 blocks, 32 channels, 4 × 4 image tokens, 16 × 16 px, no T5.
+    """A complete pipeline: 4 blocks, 32 channels, 4 × 4 image tokens, 16 × 16 px, no T5.
 
     The same seed gives the same weights. torch's global random state is left as it was.
 

@@ -1,0 +1,1 @@
+"""What is opened: addresses, what a model calls them, the denoising loop, and the lens around a pipeline."""

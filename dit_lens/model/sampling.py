@@ -1,0 +1,369 @@
+"""Prompts → embeddings, seeds → noise, and the denoising loop: the SD3 pipeline's own mathematics.
+
+The loop is ours so that step and guidance branch are coordinates we hold, not counts of how often a module
+ran. It calls one function per step for the velocity; tracing, reading and editing are other functions in that
+place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import repeat
+from torch import Tensor
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.model.hook_points import BRANCHES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_SEQUENCE_LENGTH = 512
+"""Most T5 tokens that the pipeline accepts."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a trajectory is sampled; everything but prompt and seed.
+
+    `height` and `width` are pixels. Guidance runs when `guidance_scale` exceeds 1. `max_sequence_length`
+    counts T5 tokens, which are zeros in a model without T5; 0 leaves them out.
+    """
+
+    steps: int
+    guidance_scale: float
+    height: int
+    width: int
+    max_sequence_length: int
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("height", 1), ("width", 1), ("max_sequence_length", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BadInput(f"sampling.{name} is {value!r}; it must be a whole number, at least {least}.")
+        if self.max_sequence_length > MAX_SEQUENCE_LENGTH:
+            raise BadInput(
+                f"sampling.max_sequence_length is {self.max_sequence_length}; at most {MAX_SEQUENCE_LENGTH}."
+            )
+        if isinstance(self.guidance_scale, bool) or not isinstance(self.guidance_scale, int | float):
+            raise BadInput(f"sampling.guidance_scale is {self.guidance_scale!r}; it must be a number.")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise BadInput(
+                f"sampling.guidance_scale is {self.guidance_scale!r}; it must be finite, from 0 up."
+            )
+        if not isinstance(self.negative_prompt, str):
+            raise BadInput(f"sampling.negative_prompt is {self.negative_prompt!r}; it must be text.")
+
+    def overridden(self, overrides: Mapping[str, Any]) -> Sampling:
+        """This sampling with some fields replaced; None leaves a field as it is.
+
+        Raises:
+            BadInput: no such field, or a value out of range.
+        """
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in overrides:
+            if name not in known:
+                raise BadInput(
+                    f"Sampling has no {name!r}. It has {', '.join(known)}.{did_you_mean(name, known)}"
+                )
+        return Sampling(**{**known, **{k: v for k, v in overrides.items() if v is not None}})
+
+    @property
+    def guided(self) -> bool:
+        """Whether each step runs an unconditional branch beside the conditional one."""
+        return self.guidance_scale > 1
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Branches of one forward pass, in the order of their rows."""
+        return BRANCHES if self.guided else ("cond",)
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """All that a denoising run starts from: one row per prompt × seed.
+
+    Embeddings are [rows, tokens, width], pooled ones [rows, width], in the model's dtype on its device;
+    `latents` is the initial noise [rows, C, h, w]; `sigmas` is float32 [steps + 1], ending in 0.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    latents: Tensor
+    prompt_embeds: Tensor
+    pooled_embeds: Tensor
+    negative_embeds: Tensor | None
+    negative_pooled: Tensor | None
+    sigmas: np.ndarray
+    scheduler: Any = field(repr=False)
+    """The pipeline's scheduler with this run's schedule; a copy, so that the pipeline's own is left alone."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        return self.sampling.branches
+
+    @property
+    def context_tokens(self) -> int:
+        """Text tokens of the joint blocks: CLIP's and, after them, T5's."""
+        return self.prompt_embeds.shape[1]
+
+    def with_latents(self, latents: Tensor) -> SampleBatch:
+        """The same run from other latents of the same shape, for instance another batch's noise.
+
+        Raises:
+            BadInput: the shape differs.
+        """
+        if latents.shape != self.latents.shape:
+            raise BadInput(
+                f"Latents of shape {tuple(latents.shape)} do not fit this batch, which has "
+                f"{tuple(self.latents.shape)}."
+            )
+        return replace(self, latents=latents.to(self.latents))
+
+    def branch_rows(self, branch: str) -> slice:
+        """Rows of one branch within a forward pass.
+
+        Raises:
+            BadInput: this sampling has no such branch.
+        """
+        if branch not in self.branches:
+            raise BadInput(
+                f"No branch {branch!r} at guidance {self.sampling.guidance_scale}: there is "
+                f"{', '.join(self.branches)}."
+            )
+        first = self.branches.index(branch) * self.rows
+        return slice(first, first + self.rows)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a denoising run produced; `latents[:, 0]` is noise and `latents[:, -1]` is what was decoded.
+
+    `latents` is [rows, steps + 1, C, h, w] on the CPU, `sigmas` is [steps + 1], `images` has one per row.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    sigmas: np.ndarray
+    latents: Tensor
+    images: list[Image]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __repr__(self) -> str:
+        return (
+            f"Trajectory({len(self)} rows, {self.sampling.steps} steps, "
+            f"guidance {self.sampling.guidance_scale:g}, latents {tuple(self.latents.shape)})"
+        )
+
+
+def rows_of(
+    prompts: str | Sequence[str], seeds: int | Sequence[int]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Prompts × seeds, prompt-major: (prompt per row, seed per row).
+
+    Raises:
+        BadInput: nothing to sample, or a prompt or seed of the wrong type.
+
+    >>> rows_of(["a", "b"], [0, 1])
+    (('a', 'a', 'b', 'b'), (0, 1, 0, 1))
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not prompts:
+        raise BadInput("No prompts were given; a run needs at least one.")
+    if not seeds:
+        raise BadInput("No seeds were given; a run needs at least one, for example seeds=[0].")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise BadInput(f"Prompt {prompt!r} is not text.")
+    for seed in seeds:
+        if not hasattr(seed, "__index__") or isinstance(seed, bool) or not 0 <= int(seed) < 2**63:
+            raise BadInput(f"Seed {seed!r} is no whole number from 0 to 2⁶³ − 1.")
+    pairs = [(prompt, int(seed)) for prompt in prompts for seed in seeds]
+    return tuple(p for p, _ in pairs), tuple(s for _, s in pairs)
+
+
+@torch.no_grad()
+def prepare(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> SampleBatch:
+    """Encode the prompts and draw the noise exactly as the pipeline would for these rows.
+
+    Noise is drawn on the CPU by one generator per row, so that it depends on the row's seed alone.
+
+    Raises:
+        BadInput: the size does not suit the model, or its scheduler is not deterministic flow-matching Euler.
+    """
+    _check_size(pipeline, sampling)
+    _check_scheduler(pipeline.scheduler)
+    device = pipeline._execution_device
+    embeds, negative, pooled, negative_pooled = pipeline.encode_prompt(
+        prompt=list(prompts),
+        prompt_2=None,
+        prompt_3=None,
+        negative_prompt=sampling.negative_prompt,
+        do_classifier_free_guidance=sampling.guided,
+        device=device,
+        max_sequence_length=sampling.max_sequence_length,
+    )
+    latents = pipeline.prepare_latents(
+        len(prompts),
+        pipeline.transformer.config.in_channels,
+        sampling.height,
+        sampling.width,
+        embeds.dtype,
+        device,
+        [torch.Generator().manual_seed(seed) for seed in seeds],
+    )
+    scheduler = _scheduled(pipeline, sampling.steps, latents, device)
+    return SampleBatch(
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        sampling=sampling,
+        latents=latents,
+        prompt_embeds=embeds,
+        pooled_embeds=pooled,
+        negative_embeds=negative,
+        negative_pooled=negative_pooled,
+        sigmas=scheduler.sigmas.cpu().numpy().astype(np.float32),
+        scheduler=scheduler,
+    )
+
+
+def _check_size(pipeline: Any, sampling: Sampling) -> None:
+    unit = pipeline.vae_scale_factor * pipeline.patch_size
+    if sampling.height % unit or sampling.width % unit:
+        raise BadInput(
+            f"An image of {sampling.height} × {sampling.width} pixels does not fit this model: height "
+            "and width "
+            f"must be multiples of {unit}. The default is "
+            f"{pipeline.default_sample_size * pipeline.vae_scale_factor}."
+        )
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    name = type(scheduler).__name__
+    if name != "FlowMatchEulerDiscreteScheduler":
+        # Heun and its like call the model twice per step: a step would no longer be one forward.
+        raise BadInput(
+            f"The pipeline's scheduler is {name}; the denoising loop follows "
+            "FlowMatchEulerDiscreteScheduler. "
+            "Set pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)."
+        )
+    if scheduler.config.stochastic_sampling:
+        raise BadInput(
+            "The scheduler samples stochastically (stochastic_sampling=True): its noise would come "
+            "from no seed. "
+            "Load the pipeline with stochastic_sampling=False."
+        )
+
+
+def _scheduled(pipeline: Any, steps: int, latents: Tensor, device: torch.device) -> Any:
+    """A copy of the pipeline's scheduler, set to this many steps the way the pipeline sets its own."""
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    config = scheduler.config
+    if not config.get("use_dynamic_shifting", None):
+        scheduler.set_timesteps(steps, device=device)
+        return scheduler
+    patch = pipeline.transformer.config.patch_size
+    mu = calculate_shift(
+        (latents.shape[-2] // patch) * (latents.shape[-1] // patch),
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.16),
+    )
+    scheduler.set_timesteps(steps, device=device, mu=mu)
+    return scheduler
+
+
+Forward = Callable[[int, Mapping[str, Any]], "Tensor | None"]
+"""(step, keyword arguments of the transformer) → velocity of all rows, or None to stop there."""
+
+
+def denoise(
+    batch: SampleBatch,
+    forward: Forward,
+    *,
+    start: int = 0,
+    latents: Tensor | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor | None:
+    """Run the denoising loop and return the final latents [rows, C, h, w].
+
+    `forward` gives the velocity at each step, for the rows of both branches where guidance runs. `start` > 0
+    continues a run: `latents` are then those before that step. `on_step` gets (step, latents after it).
+    Returns None where `forward` ended the run early.
+
+    Raises:
+        BadInput: `start` is no step, or lacks its latents.
+    """
+    steps = batch.sampling.steps
+    if not 0 <= start < steps:
+        raise BadInput(f"There is no step {start} to start from: there are {steps}, 0 to {steps - 1}.")
+    if start and latents is None:
+        raise BadInput(f"Starting at step {start} needs the latents before that step.")
+    if latents is not None:
+        batch = batch.with_latents(latents)
+    # A private copy again, so that one batch can be run many times and from several threads.
+    scheduler = copy.deepcopy(batch.scheduler)
+    scheduler.set_begin_index(start)
+    guided, scale = batch.sampling.guided, batch.sampling.guidance_scale
+    embeds, pooled = batch.prompt_embeds, batch.pooled_embeds
+    if guided:
+        assert batch.negative_embeds is not None and batch.negative_pooled is not None
+        embeds = torch.cat([batch.negative_embeds, embeds], dim=0)
+        pooled = torch.cat([batch.negative_pooled, pooled], dim=0)
+    x = batch.latents
+    for step in range(start, steps):
+        t = scheduler.timesteps[step]
+        hidden = repeat(x, "rows c h w -> (branch rows) c h w", branch=2) if guided else x
+        velocity = forward(
+            step,
+            {
+                "hidden_states": hidden,
+                "timestep": t.expand(hidden.shape[0]),
+                "encoder_hidden_states": embeds,
+                "pooled_projections": pooled,
+                "joint_attention_kwargs": None,
+            },
+        )
+        if velocity is None:
+            return None
+        if guided:
+            uncond, cond = velocity.chunk(2)
+            velocity = uncond + scale * (cond - uncond)
+        x = scheduler.step(velocity, t, x, return_dict=False)[0]
+        if on_step is not None:
+            on_step(step, x)
+    return x
+
+
+@torch.no_grad()
+def decode(pipeline: Any, latents: Tensor) -> list[Image]:
+    """Images of final latents [rows, C, h, w], as the pipeline decodes them."""
+    vae = pipeline.vae
+    latents = latents.to(device=pipeline._execution_device, dtype=vae.dtype)
+    latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
+    pixels = vae.decode(latents, return_dict=False)[0]
+    images: list[Image] = pipeline.image_processor.postprocess(pixels, output_type="pil")
+    return images
+
+
+def default_batch_size(rows: int, image_tokens: int) -> int:
+    """Rows per forward that keep about 16,000 image tokens in flight (4 rows of SD3-medium at 1024²)."""
+    return max(1, min(rows, 2**14 // max(image_tokens, 1)))
