@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -15,6 +15,7 @@ from dit_lens.report.text import count, shorten
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from PIL.Image import Image
 
     from dit_lens.run.records import ImageEntry
 
@@ -24,7 +25,7 @@ BLOCKS_AT_ONCE = 12  # bars of one variance figure stay readable
 
 
 # ---------------------------------------------------------------------------------------- which rows to show
-def _sites(table: pd.DataFrame, coordinates: Sequence[str]) -> list[dict[str, object]]:
+def _sites(table: pd.DataFrame, coordinates: Sequence[str]) -> list[dict[str, Any]]:
     """Return the coordinates that occur in a table, those a reader asks for first in front."""
     prefer = {"image": 0, "cond": 0, "context": 1, "uncond": 1, "both": 2}
     there = table[list(coordinates)].drop_duplicates().to_dict("records")
@@ -33,23 +34,23 @@ def _sites(table: pd.DataFrame, coordinates: Sequence[str]) -> list[dict[str, ob
     )
 
 
-def _at(table: pd.DataFrame, site: dict[str, object]) -> pd.DataFrame:
+def _at(table: pd.DataFrame, site: dict[str, Any]) -> pd.DataFrame:
     for name, value in site.items():
         table = table[table[name] == value]
     return table
 
 
 def _views(
-    table: pd.DataFrame, draw: Callable[..., go.Figure], sites: Sequence[dict[str, object]]
+    table: pd.DataFrame, draw: Callable[..., go.Figure], sites: Sequence[dict[str, Any]]
 ) -> tuple[View, ...]:
     return tuple(View(_label(site), draw(table, **site)) for site in sites)
 
 
-def _label(site: dict[str, object]) -> str:
+def _label(site: dict[str, Any]) -> str:
     return " · ".join(f"top {value}" if name == "k" else str(value) for name, value in site.items())
 
 
-def _with_statistic(run: RunView, table: pd.DataFrame) -> list[dict[str, object]]:
+def _with_statistic(run: RunView, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return sites with the run's own statistic first; the others follow for its leading site only."""
     sites = _sites(table, ("stream", "branch", "statistic"))
     own = [site for site in sites if site["statistic"] == run.statistic] or sites
@@ -58,7 +59,7 @@ def _with_statistic(run: RunView, table: pd.DataFrame) -> list[dict[str, object]
     return own + [site for site in rest if site["branch"] == lead["branch"]]
 
 
-def _repeat(name: str, site: dict[str, object]) -> str:
+def _repeat(name: str, site: dict[str, Any]) -> str:
     arguments = "".join(f", {key}={value!r}" for key, value in site.items())
     return (
         "from dit_lens.report import plots\n"
@@ -91,8 +92,10 @@ def channel_set(run: RunView) -> Section:
         title="Which channels are massive?",
         lead=f"The set that every later question is about, chosen by: {selection_words(run.channels)}.",
         extra=table,
-        reading="One row per transformer block: the residual stream after that block is ranked by the statistic, and "
-        "the channels that pass the rule are listed. A channel that stays over many rows is a property of the model "
+        reading="One row per transformer block: the residual stream after that block is ranked by the "
+        "statistic, and "
+        "the channels that pass the rule are listed. A channel that stays over many rows is a property of "
+        "the model "
         "rather than of one layer. The same set lies beside this page as channels.json.",
         conclusion=findings.channel_set(blocks),
     )
@@ -105,10 +108,13 @@ def spectrum(run: RunView) -> Section:
     return Section(
         id="spectrum",
         title="How far do they stand out?",
-        lead="Every channel of the residual stream, sorted by size, as a multiple of the block's median channel.",
+        lead="Every channel of the residual stream, sorted by size, as a multiple of the block's median "
+        "channel.",
         views=_views(table, plots.spectrum, sites),
-        reading="Both axes are logarithmic. A model without massive channels draws a line that leaves the median "
-        "gently; a massive channel is a point high above the first ranks, labelled with its number. The dotted line is "
+        reading="Both axes are logarithmic. A model without massive channels draws a line that leaves the "
+        "median "
+        "gently; a massive channel is a point high above the first ranks, labelled with its number. The "
+        "dotted line is "
         "the median channel. Values are averaged over steps, prompts and seeds.",
         conclusion=findings.spectrum(_at(table, sites[0])),
         table="spectrum",
@@ -123,10 +129,13 @@ def ratio_map(run: RunView) -> Section:
     return Section(
         id="ratio-map",
         title="Where and when?",
-        lead="The strongest channel of each block at each denoising step, as a multiple of the median channel.",
+        lead="The strongest channel of each block at each denoising step, as a multiple of the median "
+        "channel.",
         views=_views(table, plots.ratio_map, sites),
-        reading="Each cell is one block at one step; its number is the channel that leads there, its colour the ratio "
-        "on a logarithmic scale. Denoising runs from left (pure noise) to right. Vertical stripes mean that the "
+        reading="Each cell is one block at one step; its number is the channel that leads there, its colour "
+        "the ratio "
+        "on a logarithmic scale. Denoising runs from left (pure noise) to right. Vertical stripes mean that "
+        "the "
         "timestep drives the size, horizontal bands that depth does.",
         conclusion=findings.ratio_map(_at(table, sites[0])),
         table="ratio_map",
@@ -143,8 +152,10 @@ def life(run: RunView) -> Section:
         title="How do the top channels live?",
         lead="The same few channels followed through the blocks, and through the denoising steps.",
         views=_views(table, plots.life, sites),
-        reading="Lines are means, bands reach from the smallest to the largest value: over steps on the left, over "
-        "blocks on the right. A band that stays narrow on the left means that a block sets the size whatever the step.",
+        reading="Lines are means, bands reach from the smallest to the largest value: over steps on the "
+        "left, over "
+        "blocks on the right. A band that stays narrow on the left means that a block sets the size "
+        "whatever the step.",
         conclusion=findings.life(_at(table, sites[0])),
         table="life",
         repeat=_repeat("life", sites[0]),
@@ -160,8 +171,10 @@ def stability(run: RunView) -> Section:
         title="Is it always the same set?",
         lead="Overlap of top-k sets chosen from single prompts, seeds, steps, and neighbouring blocks.",
         views=_views(table, plots.stability, sites),
-        reading="A Jaccard overlap of 1 means that two sets are the same, 0 that they share nothing. Each point is a "
-        "mean over pairs (their number is in the hover). The dotted line is what two random sets of that size share.",
+        reading="A Jaccard overlap of 1 means that two sets are the same, 0 that they share nothing. Each "
+        "point is a "
+        "mean over pairs (their number is in the hover). The dotted line is what two random sets of that "
+        "size share.",
         conclusion=findings.stability(_at(table, sites[0])),
         table="stability",
         repeat=_repeat("stability", sites[0]),
@@ -175,10 +188,12 @@ def agreement(run: RunView) -> Section:
     return Section(
         id="agreement",
         title="Does the definition matter?",
-        lead="“Absolute channel mean” can be read as |mean over tokens| or as the mean of |value|; the two differ for "
+        lead="“Absolute channel mean” can be read as |mean over tokens| or as the mean of |value|; the two "
+        "differ for "
         "channels that change sign over the image.",
         views=_views(table, plots.agreement, sites),
-        reading="Bars at 1 mean that both readings choose the same channels, so the choice does not matter there. The "
+        reading="Bars at 1 mean that both readings choose the same channels, so the choice does not matter "
+        "there. The "
         "dotted line is the overlap of two random sets of that size.",
         conclusion=findings.agreement(_at(table, sites[0])),
         table="agreement",
@@ -196,14 +211,16 @@ def variance(run: RunView) -> Section:
         chunks = [blocks[start : start + BLOCKS_AT_ONCE] for start in range(0, len(blocks), BLOCKS_AT_ONCE)]
         for chunk in chunks:
             part = f" · blocks {chunk[0]}–{chunk[-1]}" if len(chunks) > 1 else ""
-            views.append(View(_label(site) + part, plots.variance(table, **site, blocks=chunk)))  # type: ignore[arg-type]
+            views.append(View(_label(site) + part, plots.variance(table, **site, blocks=chunk)))
     return Section(
         id="variance",
         title="What drives them?",
-        lead="The variance of each massive channel, split over denoising step, prompt, seed, their interaction, and "
+        lead="The variance of each massive channel, split over denoising step, prompt, seed, their "
+        "interaction, and "
         "the position of the token.",
         views=tuple(views),
-        reading="Each bar adds up to the channel's whole variance. A channel driven by the step is a clock, one driven by "
+        reading="Each bar adds up to the channel's whole variance. A channel driven by the step is a clock, "
+        "one driven by "
         "prompt or seed carries content, one driven by the token carries a layout over the image.",
         conclusion=findings.variance(_at(table, sites[0])),
         table="variance",
@@ -218,10 +235,13 @@ def births(run: RunView) -> Section:
     return Section(
         id="births",
         title="Where are they born?",
-        lead="How much the attention and the MLP of each block write into each top channel of the residual stream.",
+        lead="How much the attention and the MLP of each block write into each top channel of the residual "
+        "stream.",
         views=_views(table, plots.births, sites),
-        reading="A tall bar is a block that writes much into the channel: where it is born or fed; a channel without tall "
-        "bars is merely carried along. Hovering shows the channel's rank among all that the layer writes, and its share "
+        reading="A tall bar is a block that writes much into the channel: where it is born or fed; a "
+        "channel without tall "
+        "bars is merely carried along. Hovering shows the channel's rank among all that the layer writes, "
+        "and its share "
         "of that write.",
         conclusion=findings.births(_at(table, sites[0])),
         table="births",
@@ -236,11 +256,14 @@ def adaln(run: RunView) -> Section:
     return Section(
         id="adaln",
         title="Does AdaLN single them out?",
-        lead="The shift, scale and gate that each block takes from the timestep and the pooled text, at the massive "
+        lead="The shift, scale and gate that each block takes from the timestep and the pooled text, at the "
+        "massive "
         "channels, ranked among all channels.",
         views=_views(table, plots.adaln, sites),
-        reading="100 means that the signal is larger (in magnitude) at this channel than at any other, 50 that it is as "
-        "large as at a typical one (dotted). Gates near 100 mean that the block amplifies what it writes there.",
+        reading="100 means that the signal is larger (in magnitude) at this channel than at any other, 50 "
+        "that it is as "
+        "large as at a typical one (dotted). Gates near 100 mean that the block amplifies what it writes "
+        "there.",
         conclusion=findings.adaln(_at(table, sites[0])),
         table="adaln",
         repeat=_repeat("adaln", sites[0]),
@@ -264,7 +287,8 @@ def token_maps(run: RunView) -> Section:
         title="What do they look like?",
         lead="Massive channels over the grid of image tokens, beside the image that was being generated.",
         views=views,
-        reading="One map per block and channel, each in its own colour range (written above it): bright is large. A map "
+        reading="One map per block and channel, each in its own colour range (written above it): bright is "
+        "large. A map "
         "that shows the subject carries a layout; a flat map is a constant that every token shares." + hidden,
         conclusion=findings.token_maps(rows),
         table="token_maps",
@@ -272,9 +296,7 @@ def token_maps(run: RunView) -> Section:
     )
 
 
-def _sample_view(
-    run: RunView, rows: pd.DataFrame, sample: dict[str, object], site: dict[str, object]
-) -> View:
+def _sample_view(run: RunView, rows: pd.DataFrame, sample: dict[str, Any], site: dict[str, Any]) -> View:
     seed, prompt = int(str(sample["seed"])), str(sample["prompt"])
     of_sample = rows[(rows["prompt_index"] == sample["prompt_index"]) & (rows["seed"] == sample["seed"])]
     entry = next((one for one in run.images if one.prompt == prompt and one.seed == seed), None)
@@ -282,17 +304,18 @@ def _sample_view(
         of_sample,
         _picture(run, entry) if entry else None,
         step=int(str(sample["step"])),
-        **site,  # type: ignore[arg-type]
+        **site,
     )
     return View(f"{shorten(prompt, 60)} · seed {seed} · step {sample['step']}", figure)
 
 
-def _picture(run: RunView, entry: ImageEntry):  # type: ignore[no-untyped-def]  # Pillow loads when first needed
-    from PIL import Image, UnidentifiedImageError
+def _picture(run: RunView, entry: ImageEntry) -> Image:
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
 
     place = run.folder.image_path(entry)
     try:
-        with Image.open(place) as picture:
+        with Pillow.open(place) as picture:
             return picture.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise MissingTable(f"The image {place.name} cannot be read: {error}") from error
@@ -305,7 +328,8 @@ def images(run: RunView) -> Section:
     shown = run.images[:MOST_IMAGES]
     figures = Markup("").join(
         Markup(
-            "<figure class='tile'><img src='{}' alt='{}' loading='lazy'><figcaption>{}<small>seed {}{}</small>"
+            "<figure class='tile'><img src='{}' alt='{}' loading='lazy'><figcaption>{}<small>seed "
+            "{}{}</small>"
             "</figcaption></figure>"
         ).format(
             data_uri(_picture(run, entry), longest=384),

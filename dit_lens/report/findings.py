@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dit_lens.report.text import count, listing, number, percent, spans
+from dit_lens.report.text import count, listing, number, percent, signal_name, spans, writer_name
 
 STRONG = 5.0  # × the median: the level the sentences count blocks and steps at
 
 
 def spectrum(table: pd.DataFrame) -> str:
-    """Say which channel leads, in how many blocks, and how far above the median. One stream, branch, statistic."""
+    """Say which channel leads, where, and how far above the median (one stream, branch, statistic)."""
     top = table.sort_values("ratio", ascending=False).drop_duplicates("block")
     leader = top["channel"].mode().iloc[0]
     led = int((top["channel"] == leader).sum())
@@ -26,8 +26,10 @@ def spectrum(table: pd.DataFrame) -> str:
         else f"In no block does a channel reach {number(STRONG)} × the median."
     )
     return (
-        f"Channel {int(leader)} is the largest in {led} of {count(len(top), 'block')}; the highest ratio to the median "
-        f"channel is {number(peak['ratio'])} (channel {int(peak['channel'])}, block {int(peak['block'])}). {reach}"
+        f"Channel {int(leader)} is the largest in {led} of {count(len(top), 'block')}; the highest ratio to "
+        "the median "
+        f"channel is {number(peak['ratio'])} (channel {int(peak['channel'])}, block {int(peak['block'])}). "
+        f"{reach}"
     )
 
 
@@ -40,8 +42,10 @@ def ratio_map(table: pd.DataFrame) -> str:
     change = over_time.iloc[-1] / over_time.iloc[0]
     trend = "rises" if change > 1.1 else "falls" if change < 1 / 1.1 else "hardly changes"
     return (
-        f"The ratio peaks at {number(peak['ratio'])} in block {int(peak['block'])} at step {int(peak['step'])} "
-        f"(σ = {number(peak['sigma'])}). Averaged over blocks it {trend} from the first step to the last, from "
+        f"The ratio peaks at {number(peak['ratio'])} in block {int(peak['block'])} at step "
+        f"{int(peak['step'])} "
+        f"(σ = {number(peak['sigma'])}). Averaged over blocks it {trend} from the first step to the last, "
+        "from "
         f"{number(over_time.iloc[0])} (σ = {number(sigma.iloc[0])}) to {number(over_time.iloc[-1])} "
         f"(σ = {number(sigma.iloc[-1])}). Channel {int(same.index[0])} leads in {int(same.iloc[0])} of "
         f"{count(len(table), 'cell')}."
@@ -55,14 +59,15 @@ def life(table: pd.DataFrame) -> str:
     above = depth[depth >= STRONG]
     peak = f"is largest in block {int(depth.idxmax())} ({number(depth.max())} ×, mean over steps)"
     if above.empty:
-        return f"Channel {leader} stays below {number(STRONG)} × the median in every block on average; it {peak}."
+        return f"Channel {leader} stays below {number(STRONG)} × the median in every block; it {peak}."
     last = depth.index[-1]
     end = (
         f"and is still at {number(depth.iloc[-1])} × in the last block"
         if depth.iloc[-1] >= STRONG
         else f"and falls to {number(depth.iloc[-1])} × in the last block ({int(last)})"
     )
-    return f"Channel {leader} first reaches {number(STRONG)} × the median in block {int(above.index[0])}, {peak}, {end}."
+    first = int(above.index[0])
+    return f"Channel {leader} first reaches {number(STRONG)} × the median in block {first}, {peak}, {end}."
 
 
 def stability(table: pd.DataFrame) -> str:
@@ -93,7 +98,8 @@ def agreement(table: pd.DataFrame) -> str:
         f" ({spans(same)})" if same else ""
     )
     return (
-        f"The sets by |mean| and by mean |value| overlap {number(table['jaccard'].mean())} on average (chance "
+        f"The sets by |mean| and by mean |value| overlap {number(table['jaccard'].mean())} on average "
+        "(chance "
         f"{number(table['chance'].mean())}){which}."
     )
 
@@ -104,8 +110,10 @@ def variance(table: pd.DataFrame) -> str:
     words = [f"{source} {percent(value)}" for source, value in share.items()]
     content = sum(float(share.get(source, 0.0)) for source in ("prompt", "seed", "interaction"))
     return (
-        f"Averaged over {count(len(table.drop_duplicates(['block', 'channel'])), 'massive channel')} (one per block and "
-        f"channel), the variance comes from {listing(words)}; what depends on prompt or seed beyond the layout is "
+        f"Averaged over {count(len(table.drop_duplicates(['block', 'channel'])), 'massive channel')} (one "
+        "per block and "
+        f"channel), the variance comes from {listing(words)}; what depends on prompt or seed beyond the "
+        "layout is "
         f"{percent(content)}."
     )
 
@@ -118,14 +126,11 @@ def births(table: pd.DataFrame) -> str:
         .head(3)
     )
     words = [
-        f"channel {int(row.channel)} by the {_WRITERS.get(str(row.writer), str(row.writer))} of block {int(row.block)} "
+        f"channel {int(row.channel)} by the {writer_name(str(row.writer))} of block {int(row.block)} "
         f"({number(row.value)}, rank {int(row.rank)})"
         for row in peak.itertuples()
     ]
     return f"Largest writes: {listing(words)}."
-
-
-_WRITERS = {"attn": "attention", "attn2": "second attention", "mlp": "MLP"}
 
 
 def adaln(table: pd.DataFrame) -> str:
@@ -135,10 +140,11 @@ def adaln(table: pd.DataFrame) -> str:
     high = ""
     if len(gates):
         extreme = int((gates["percentile"] >= 95).sum())
-        high = f" {extreme} of {count(len(gates), 'gate value')} lie at or above the 95th percentile (5 % by chance)."
+        of_all = count(len(gates), "gate value")
+        high = f" {extreme} of {of_all} lie at or above the 95th percentile (5 % by chance)."
     return (
-        f"Mean percentile of massive channels: highest in {mean.index[0].replace('_', ' · ')} "
-        f"({number(mean.iloc[0])}), lowest in {mean.index[-1].replace('_', ' · ')} ({number(mean.iloc[-1])}); "
+        f"Mean percentile of massive channels: highest in the {signal_name(mean.index[0])} "
+        f"({number(mean.iloc[0])}), lowest in the {signal_name(mean.index[-1])} ({number(mean.iloc[-1])}); "
         f"50 would be no preference.{high}"
     )
 
@@ -151,7 +157,8 @@ def token_maps(table: pd.DataFrame) -> str:
     spatial = variance / (variance + value.mean() ** 2).where(lambda energy: energy > 0)
     samples = len(table.drop_duplicates(["prompt_index", "seed"]))
     return (
-        f"In {count(len(spatial), 'map')} of {count(samples, 'image')}, on average {percent(spatial.mean())} of a map's "
+        f"In {count(len(spatial), 'map')} of {count(samples, 'image')}, on average "
+        f"{percent(spatial.mean())} of a map's "
         "energy varies over the image; the rest is the same at every token."
     )
 

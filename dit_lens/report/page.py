@@ -101,8 +101,8 @@ class _Figure:
     def of(cls, view: View) -> _Figure:
         figure: dict[str, Any] = json.loads(pio.to_json(view.figure, validate=False))
         layout = figure["layout"]
-        # The page owns the title (it wraps, and can be found and read aloud) and the template (it changes with the
-        # mode), so neither is repeated in every figure.
+        # The page owns the title (it wraps, and can be found and read aloud) and the template (it changes
+        # with the mode), so neither is repeated in every figure.
         title = html.unescape(str(layout.pop("title", {}).get("text", "")))
         layout.pop("template", None)
         layout.setdefault("margin", {})["t"] = layout.get("margin", {}).get("t", 56) - TITLE_ROOM

@@ -10,7 +10,8 @@ To add a section, write one such function and put it into a list of sections:
             reading="How to read it.", conclusion="One sentence from the numbers.",
         )
 
-`run.table` raises `MissingTable` where the run has no such rows; the page then says why in the section's place.
+`run.table` raises `MissingTable` where the run has no such rows; the page then says why in the section's
+place.
 """
 
 from __future__ import annotations
@@ -108,8 +109,10 @@ class RunView:
     def _why_empty(self, name: str) -> str:
         if self.channels is not None and not any(self.channels.get("blocks", {}).values()):
             return (
-                f"No channel passes the rule of this run ({selection_words(self.channels)}), so the table “{name}” "
-                "has no rows. A ratio or top-k rule in the spec would choose the strongest channels there are."
+                f"No channel passes the rule of this run ({selection_words(self.channels)}), so the table "
+                f"“{name}” "
+                "has no rows. A ratio or top-k rule in the spec would choose the strongest channels there "
+                "are."
             )
         return f"The table “{name}” has no rows: nothing in this run had the coordinates that it describes."
 

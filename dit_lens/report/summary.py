@@ -81,6 +81,8 @@ def _tiles(run: RunView) -> list[Tile]:
     if record.finished is not None:
         seconds = (record.finished - record.started).total_seconds()
         tiles.append(
-            Tile(f"{number(seconds / 60)} min" if seconds >= 90 else f"{number(seconds)} s", "of computing")
+            Tile(
+                f"{number(seconds / 60, 2)} min" if seconds >= 90 else f"{number(seconds)} s", "of computing"
+            )
         )
     return tiles

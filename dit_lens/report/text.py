@@ -18,7 +18,8 @@ _PLOTLY_SPECIAL = {character: f"&#{ord(character)};" for character in "<>$%{}"}
 
 
 def plot_text(text: str, *, limit: int = 160, width: int = 0) -> str:
-    """Return `text` as a plotly label that shows it literally, cut to `limit` and wrapped at `width` characters.
+    """Return `text` as a plotly label that shows it literally, cut to `limit` and wrapped at `width`
+    characters.
 
     >>> plot_text("<b>50 %{x}</b>")
     '&#60;b&#62;50 &#37;&#123;x&#125;&#60;/b&#62;'
@@ -119,3 +120,22 @@ def count(amount: int, noun: str, plural: str | None = None) -> str:
     ('1 block', '3 blocks')
     """
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def writer_name(name: str) -> str:
+    """Return the layer that writes into the residual stream as words.
+
+    >>> writer_name("attn"), writer_name("mlp")
+    ('attention', 'MLP')
+    """
+    return {"attn": "attention", "attn2": "second attention", "mlp": "MLP"}.get(name, name)
+
+
+def signal_name(signal: str) -> str:
+    """Return an AdaLN signal as words.
+
+    >>> signal_name("gate_mlp")
+    'MLP gate'
+    """
+    kind, _, layer = signal.partition("_")
+    return f"{writer_name(layer)} {kind}" if layer else signal

@@ -5,8 +5,8 @@
 - Categories take the Okabe–Ito colours in a fixed order, and every line also has its own marker, so that
   no reading rests on colour alone. Okabe–Ito's black and yellow are left out: each vanishes on one of the two
   backgrounds.
-- Backgrounds are transparent. `template("light")` and `template("dark")` differ in ink, grid and hover box only,
-  so a page switches a drawn figure from one to the other without redrawing its data.
+- Backgrounds are transparent. `template("light")` and `template("dark")` differ in ink, grid and hover box
+  only, so a page switches a drawn figure from one to the other without redrawing its data.
 
 Figures carry the light template; `figure.update_layout(template=template("dark"))` turns one dark.
 """
@@ -77,7 +77,7 @@ def template(mode: Mode = "light") -> go.layout.Template:
 
 
 def category(index: int) -> dict[str, Any]:
-    """Return the colour and marker of the category at `index`; they repeat after six, out of step with dashes."""
+    """Return the colour, marker and dash of a category; colours repeat after six, with another dash."""
     return {
         "color": CATEGORICAL[index % len(CATEGORICAL)],
         "symbol": MARKERS[index % len(MARKERS)],

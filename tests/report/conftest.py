@@ -28,7 +28,8 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[dict[str, object]]] = {
         name: []
         for name in (
-            "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln", "token_maps",
+            "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln",
+            "token_maps",
         )
     }  # fmt: skip
     for stream, branch in SITES:
@@ -54,7 +55,15 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
             for axis in ("prompt", "seed", "step", "block"):
                 jaccard = np.nan if axis == "seed" and stream == "context" else rng.uniform(0.6, 1)
                 rows["stability"].append(
-                    {**site, "axis": axis, "block": block, "k": K, "jaccard": jaccard, "chance": 0.016, "n": 6}
+                    {
+                        **site,
+                        "axis": axis,
+                        "block": block,
+                        "k": K,
+                        "jaccard": jaccard,
+                        "chance": 0.016,
+                        "n": 6,
+                    }
                 )
             rows["agreement"].append(
                 {**site, "block": block, "k": K, "jaccard": rng.choice([1.0, 0.6]), "chance": 0.016}
@@ -62,12 +71,20 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
             for channel in _massive(block):
                 where = {**site, "block": block, "channel": channel}
                 shares = rng.dirichlet([4, 1, 1, 0.5, 6])
-                for source, share in zip(("step", "prompt", "seed", "interaction", "token"), shares, strict=True):
+                for source, share in zip(
+                    ("step", "prompt", "seed", "interaction", "token"), shares, strict=True
+                ):
                     rows["variance"].append({**where, "source": source, "share": share})
                 for writer in ("attn", "mlp"):
                     size = rng.exponential(1 + 6 * (channel == 81 and block == 1 and writer == "mlp"))
                     rows["births"].append(
-                        {**where, "writer": writer, "value": size, "rank": int(rng.integers(1, 60)), "share": 0.1}
+                        {
+                            **where,
+                            "writer": writer,
+                            "value": size,
+                            "rank": int(rng.integers(1, 60)),
+                            "share": 0.1,
+                        }
                     )
                 for signal in ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp"):
                     percentile = 100 * rng.beta(4 if "gate" in signal else 1.5, 1)
@@ -80,8 +97,8 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
                 grid = blob + rng.normal(0, 0.1, blob.shape)
                 for row, col in np.ndindex(GRID, GRID):
                     rows["token_maps"].append(
-                        {"prompt": prompt, "prompt_index": index, "seed": 0, "stream": "image", "branch": "cond",
-                         "block": block, "step": STEPS - 1, "channel": channel, "row": row, "col": col,
+                        {"prompt": prompt, "prompt_index": index, "seed": 0, "stream": "image",
+                         "branch": "cond", "block": block, "step": STEPS - 1, "channel": channel, "row": row, "col": col,
                          "value": grid[row, col]}
                     )  # fmt: skip
     return {name: pd.DataFrame(entries) for name, entries in rows.items()}
@@ -131,7 +148,7 @@ def tables() -> dict[str, pd.DataFrame]:
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pd.DataFrame]) -> Path:
     """A finished run in a folder whose own name is hostile; read only."""
-    return write_run(tmp_path_factory.mktemp("runs") / "it's \"a\" <run>", tables)
+    return write_run(tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', tables)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, leading_channels, log_ticks, rows_of, where
+from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, leading_channels, ratio_ticks, rows_of, where
 from dit_lens.report.plots.panels import Panels
 from dit_lens.report.text import number
 from dit_lens.report.theme import SEQUENTIAL, category, faint, template
@@ -17,10 +17,11 @@ COLUMNS = ("stream", "branch", "step", "sigma", "block", "channel", "statistic",
 def ratio_map(
     table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
 ) -> go.Figure:
-    """Draw the ratio of the strongest channel to the median, one cell per block and step (colour logarithmic).
+    """Draw the ratio of the strongest channel to the median, one cell per block and step (colour
+    logarithmic).
 
-    `table`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and sigma.
-    Raises `BadInput` for missing columns or coordinates.
+    `table`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and
+    sigma. Raises `BadInput` for missing columns or coordinates.
     """
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
     grid = rows.drop_duplicates(["block", "step"]).set_index(["block", "step"]).sort_index()
@@ -30,9 +31,7 @@ def ratio_map(
         return grid[name].unstack("step").reindex(index=blocks, columns=steps).to_numpy(dtype=float)
 
     ratio, channel = cells("ratio"), cells("channel")
-    positive = ratio[np.isfinite(ratio) & (ratio > 0)]
-    low, high = (float(positive.min()), float(positive.max())) if positive.size else (1.0, 1.0)
-    ticks = log_ticks(low, high) or [low]
+    ticks = ratio_ticks(*_extent(rows["ratio"]))
     most = rows.loc[rows["ratio"].idxmax()] if rows["ratio"].notna().any() else rows.iloc[0]
     legible = len(steps) <= 28 and np.nanmax(channel, initial=0) < 10_000
     figure = go.Figure(
@@ -51,8 +50,8 @@ def ratio_map(
             ygap=1,
             colorbar={
                 "title": {"text": "ratio", "side": "top"},
-                "tickvals": [float(np.log10(tick)) for tick in ticks],
-                "ticktext": [f"{number(tick)}×" for tick in ticks],
+                "tickvals": [float(np.log10(tick)) for tick in ticks["tickvals"]],
+                "ticktext": ticks["ticktext"],
                 "thickness": 12,
                 "outlinewidth": 0,
             },
@@ -95,7 +94,7 @@ def life(
         wide=2,
         narrow=1,
         height=270,
-        y={"type": "log", "matches": "y", "ticksuffix": "×", "tickformat": "~g", "nticks": 6},
+        y={"type": "log", "matches": "y", **ratio_ticks(*_extent(rows["ratio"]))},
         y_title="ratio to the channel median",
         gap=0.06,
         row_gap=84,
@@ -115,6 +114,7 @@ def life(
                 go.Scatter(
                     x=np.concatenate([position, position[::-1]]),
                     y=np.concatenate([along["max"].to_numpy(), along["min"].to_numpy()[::-1]]),
+                    mode="lines",
                     fill="toself",
                     fillcolor=faint(style["color"], 0.14),
                     line={"width": 0},
@@ -147,6 +147,12 @@ def life(
     for patch in figure.layout.meta["arrangements"].values():
         patch.update({"xaxis.title.text": BLOCK_AXIS, "xaxis2.title.text": STEP_AXIS})
     return figure
+
+
+def _extent(ratio: pd.Series) -> tuple[float, float]:
+    """Return the smallest and largest ratio that a logarithmic axis can show."""
+    positive = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
 
 
 def _tick(positions: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dit_lens.errors import BadInput
+from dit_lens.report.text import number
 
 STEP_AXIS = "denoising step (0 = pure noise)"
 BLOCK_AXIS = "block"
@@ -31,7 +32,8 @@ def rows_of(table: pd.DataFrame, columns: Sequence[str], **wanted: Any) -> pd.Da
         if left.empty:
             there = sorted({str(item) for item in chosen[name].unique()})
             raise BadInput(
-                f"No row has {name} = {value!r}; there are: {', '.join(there) if there else 'no rows at all'}."
+                f"No row has {name} = {value!r}; there are: "
+                f"{', '.join(there) if there else 'no rows at all'}."
             )
         chosen = left
     if chosen.empty:
@@ -68,3 +70,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     if len(inside) > 8:
         inside = [tick for tick in inside if f"{tick:e}".startswith("1")]
     return inside
+
+
+def ratio_ticks(low: float, high: float) -> dict[str, Any]:
+    """Return plotly's tick attributes for a logarithmic axis of ratios between two positive values."""
+    ticks = log_ticks(low, high) or [low]
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{number(tick)}×" for tick in ticks]}

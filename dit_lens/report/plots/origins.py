@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dit_lens.report.plots.frame import BLOCK_AXIS, leading_channels, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
-from dit_lens.report.text import number, percent
+from dit_lens.report.text import number, percent, signal_name, writer_name
 from dit_lens.report.theme import NEUTRAL, category
 
 SOURCES = ("step", "prompt", "seed", "interaction", "token")
@@ -28,14 +28,15 @@ def variance(
 ) -> go.Figure:
     """Draw, for each massive channel of each block, which coordinate its variance comes from (shares of one).
 
-    `table`: the `variance` table; `blocks` keeps only some. Raises `BadInput` for missing columns or coordinates.
+    `table`: the `variance` table; `blocks` keeps only some. Raises `BadInput` for missing columns or
+    coordinates.
     """
     rows = rows_of(table, VARIANCE, stream=stream, branch=branch)
     if blocks is not None:
         rows = rows_of(rows[rows["block"].isin(list(blocks))], VARIANCE)
     wide = rows.pivot_table(index=["block", "channel"], columns="source", values="share", sort=True)
     names = [name for name in SOURCES if name in wide.columns]
-    labels = [f"block {block} · {channel}" for block, channel in wide.index]
+    labels = [f"block {block} · ch {channel}" for block, channel in wide.index]
     mean = wide[names].mean()
     panels = Panels(
         titles=("",),
@@ -67,7 +68,7 @@ def variance(
                 name=name,
                 marker={
                     "color": category(index)["color"],
-                    "pattern": {"shape": ("", "/", "x", ".", "-")[index], "solidity": 0.25, "size": 5},
+                    "pattern": _pattern(index),
                 },
                 hovertemplate=f"%{{y}}<br>{name}: %{{x:.1%}}<extra></extra>",
             )
@@ -79,8 +80,8 @@ def variance(
 def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", limit: int = 6) -> go.Figure:
     """Draw, for the top channels, how much each block's attention and MLP write into them.
 
-    `table`: the `births` table, values in activation units; at most `limit` channels, the largest writes first.
-    Raises `BadInput` for missing columns or coordinates.
+    `table`: the `births` table, values in activation units; at most `limit` channels, the largest writes
+    first. Raises `BadInput` for missing columns or coordinates.
     """
     rows = rows_of(table, BIRTHS, stream=stream, branch=branch)
     channels = leading_channels(rows, "value", limit)
@@ -100,7 +101,7 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
     )
     figure = panels.figure(
         f"The largest write, {number(most['value'])}, goes into channel {int(most['channel'])}: by the "
-        f"{_writer(str(most['writer']))} of block {int(most['block'])} ({where(stream, branch)})"
+        f"{writer_name(str(most['writer']))} of block {int(most['block'])} ({where(stream, branch)})"
     )
     for index, channel in enumerate(channels):
         for order, name in enumerate(writers):
@@ -109,12 +110,13 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
                 go.Bar(
                     x=one["block"].to_numpy(),
                     y=one["value"].to_numpy(),
-                    name=_writer(name),
+                    name=writer_name(name),
                     legendgroup=name,
                     showlegend=index == 0,
-                    marker={"color": category(order)["color"], "pattern": {"shape": ("", "/", "x")[order]}},
+                    marker={"color": category(order)["color"], "pattern": _pattern(order)},
                     customdata=one[["rank", "share"]].to_numpy(),
-                    hovertemplate=f"channel {channel}, {_writer(name)} of block %{{x}}<br>writes %{{y:.3g}}"
+                    hovertemplate=f"channel {channel}, {writer_name(name)} of block %{{x}}<br>writes "
+                    f"%{{y:.3g}}"
                     "<br>rank %{customdata[0]} of its channels, share %{customdata[1]:.1%}<extra></extra>",
                     **panels.axes(index),
                 )
@@ -126,9 +128,9 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
 def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -> go.Figure:
     """Draw where each massive channel stands among all channels in each AdaLN signal (percentile of |value|).
 
-    `table`: the `adaln` table, percentiles from 0 to 100. The six channels that occur in most blocks have their
-    own colour. The dotted line is the 50th percentile, where channels chosen at random would lie on average.
-    Raises `BadInput` for missing columns or coordinates.
+    `table`: the `adaln` table, percentiles from 0 to 100. The six channels that occur in most blocks have
+    their own colour. The dotted line is the 50th percentile, where channels chosen at random would lie on
+    average. Raises `BadInput` for missing columns or coordinates.
     """
     rows = rows_of(table, ADALN, stream=stream, branch=branch)
     signals = _signals(rows)
@@ -137,7 +139,7 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
     mean = rows.groupby("signal")["percentile"].mean()
     others = len(often) > len(named)
     panels = Panels(
-        titles=tuple(signal.replace("_", " · ") for signal in signals),
+        titles=tuple(signal_name(signal) for signal in signals),
         wide=3,
         narrow=2,
         height=150,
@@ -149,7 +151,7 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
         legend=len(named) + 1 + others,
     )
     figure = panels.figure(
-        f"Massive channels stand highest in {mean.idxmax().replace('_', ' · ')}: percentile "
+        f"Massive channels stand highest in the {signal_name(mean.idxmax())}: percentile "
         f"{number(mean.max())} on average ({where(stream, branch)})"
     )
     ends = [rows["block"].min(), rows["block"].max()]
@@ -172,7 +174,8 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
                     showlegend=index == 0,
                     marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
                     customdata=one[["channel", "value"]].to_numpy(),
-                    hovertemplate=f"{signal}, block %{{x}}<br>channel %{{customdata[0]}}: %{{customdata[1]:.3g}}"
+                    hovertemplate=f"{signal_name(signal)}, block %{{x}}<br>channel %{{customdata[0]}}: "
+                    f"%{{customdata[1]:.3g}}"
                     "<br>percentile %{y:.1f}<extra></extra>",
                     **panels.axes(index),
                 )
@@ -180,8 +183,17 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
     return figure
 
 
-def _writer(name: str) -> str:
-    return {"attn": "attention", "attn2": "second attention", "mlp": "MLP"}.get(name, name)
+def _pattern(index: int) -> dict[str, object]:
+    """Return a hatch laid over a bar's colour, so that bars differ without it too."""
+    shape = ("", "/", "x", ".", "-")[index % 5]
+    return {
+        "shape": shape,
+        "fillmode": "overlay",
+        "solidity": 0.16,
+        "size": 6,
+        "fgcolor": "#ffffff",
+        "fgopacity": 0.8,
+    }
 
 
 def _signals(rows: pd.DataFrame) -> list[str]:

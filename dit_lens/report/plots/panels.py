@@ -1,8 +1,8 @@
 """Grids of small panels that can be drawn wide or narrow.
 
 Plotly fixes a grid when a figure is made. A report is read on a screen and on a phone, so each grid carries
-both arrangements in `layout.meta["arrangements"]`: two patches for `Plotly.relayout`, of which the page applies
-the one that fits. Anyone else sees the wide one.
+both arrangements in `layout.meta["arrangements"]`: two patches for `Plotly.relayout`, of which the page
+applies the one that fits. Anyone else sees the wide one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TITLE_ROOM = 24  # pixels above each panel for its own title
 class Panels:
     """How many panels stand side by side, and how tall each is (pixels).
 
-    `legend` is the number of entries in a legend below the panels (0: none); room is kept for the rows that it
-    needs in each arrangement. `x_title` stands under the lowest panel of each column, `y_title` beside the first
-    of each row.
+    `legend` is the number of entries in a legend below the panels (0: none); room is kept for the rows that
+    it needs in each arrangement. `x_title` stands under the lowest panel of each column, `y_title` beside
+    the first of each row.
     """
 
     titles: tuple[str, ...]
@@ -76,8 +76,10 @@ class Panels:
             ],
         )
         for index in range(len(self.titles)):
-            figure.layout[f"xaxis{_suffix(index)}"] = {**self.x, "anchor": f"y{_suffix(index)}"}
-            figure.layout[f"yaxis{_suffix(index)}"] = {**self.y, "anchor": f"x{_suffix(index)}"}
+            for letter, other, axis in (("x", "y", self.x), ("y", "x", self.y)):
+                # The first axis is what the others match; matching itself is an error in plotly.
+                own = {key: value for key, value in axis.items() if key != "matches" or index}
+                figure.layout[f"{letter}axis{_suffix(index)}"] = {**own, "anchor": f"{other}{_suffix(index)}"}
         wide, narrow = self._arrangement(self.wide, 6), self._arrangement(self.narrow, 2)
         figure.update_layout(_nested(wide, figure))
         figure.layout.meta = {"arrangements": {"wide": wide, "narrow": narrow}}
@@ -113,7 +115,7 @@ def _suffix(index: int) -> str:
 
 
 def _nested(patch: Mapping[str, Any], figure: go.Figure) -> dict[str, Any]:
-    """Apply the annotation part of a relayout patch in place, and return the rest in plotly's underscore form."""
+    """Apply a relayout patch's annotations in place, and return the rest in plotly's underscore form."""
     rest: dict[str, Any] = {}
     for key, value in patch.items():
         if key.startswith("annotations["):

@@ -28,11 +28,12 @@ def _one_size(rows: pd.DataFrame, k: int | None) -> tuple[pd.DataFrame, int]:
 def stability(
     table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", k: int | None = None
 ) -> go.Figure:
-    """Draw the mean Jaccard overlap of top-k sets over pairs of prompts, seeds, steps and neighbouring blocks.
+    """Draw the mean Jaccard overlap of top-k sets over pairs of prompts, seeds, steps and neighbouring
+    blocks.
 
-    `table`: the `stability` table; `k` defaults to the smallest there. The dotted line is the overlap expected of
-    random sets of that size. Axes without a pair to compare are left out. Raises `BadInput` for missing columns or
-    coordinates.
+    `table`: the `stability` table; `k` defaults to the smallest there. The dotted line is the overlap
+    expected of random sets of that size. Axes without a pair to compare are left out. Raises `BadInput` for
+    missing columns or coordinates.
     """
     rows, size = _one_size(rows_of(table, STABILITY, stream=stream, branch=branch), k)
     rows = rows.dropna(subset=["jaccard"])
@@ -83,7 +84,8 @@ def agreement(
     """Draw, per block, how far the two readings of "massive" choose the same channels.
 
     |token mean| (`abs_mean`) and mean |value| (`mean_abs`) differ for channels of mixed sign. `table`: the
-    `agreement` table; `k` defaults to the smallest there. Raises `BadInput` for missing columns or coordinates.
+    `agreement` table; `k` defaults to the smallest there. Raises `BadInput` for missing columns or
+    coordinates.
     """
     rows, size = _one_size(rows_of(table, AGREEMENT, stream=stream, branch=branch), k)
     rows = rows.sort_values("block")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.plots.frame import BLOCK_AXIS, rows_of, where
+from dit_lens.report.plots.frame import BLOCK_AXIS, ratio_ticks, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
 from dit_lens.report.text import number
 from dit_lens.report.theme import CATEGORICAL
@@ -24,9 +24,9 @@ def spectrum(
 ) -> go.Figure:
     """Draw each block's channels, sorted, as multiples of the block's median channel (both axes logarithmic).
 
-    `table`: the `spectrum` table; the `label` largest channels of each block carry their number. Long spectra are
-    thinned beyond rank 24, evenly on the logarithmic axis, to keep a report small. Raises `BadInput` for missing
-    columns or coordinates.
+    `table`: the `spectrum` table; the `label` largest channels of each block are named. Long spectra are
+    thinned beyond rank 24, evenly on the logarithmic axis, to keep a report small. Raises `BadInput` for
+    missing columns or coordinates.
     """
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
     rows = rows[rows["ratio"] > 0].sort_values(["block", "ratio"], ascending=[True, False], kind="stable")
@@ -35,12 +35,21 @@ def spectrum(
     blocks = [int(block) for block in rows["block"].unique()]
     most = rows.loc[rows["ratio"].idxmax()]
     size = int(rows.groupby("block").size().max())
+    low, high = np.log10(rows["ratio"].quantile(0.002)), np.log10(most["ratio"])
     panels = Panels(
-        titles=tuple(f"{BLOCK_AXIS} {block}" for block in blocks),
+        titles=tuple(
+            f"{BLOCK_AXIS} {block}: {', '.join(map(str, of_block['channel'].head(label)))} …"
+            for block, of_block in rows.groupby("block", sort=True)
+        ),
         wide=4 if len(blocks) <= 16 else 6,
         narrow=2,
         x={"type": "log", "matches": "x", "range": [-0.08, np.log10(size) + 0.08], "dtick": 1},
-        y={"type": "log", "matches": "y", "dtick": 1, "tickformat": "~g", "ticksuffix": "×"},
+        y={
+            "type": "log",
+            "matches": "y",
+            "range": [low - 0.1, high + 0.15],
+            **ratio_ticks(10**low, 10**high),
+        },
         x_title="rank of the channel",
         y_title="ratio to median",
         gap=0.07,
@@ -69,10 +78,10 @@ def spectrum(
                 **axes,
             )
         )
-        top = of_block.head(label)
+        top = _apart(of_block.head(label))
         figure.add_trace(
             go.Scatter(
-                x=rank[: len(top)],
+                x=top["position"].to_numpy(),
                 y=top["ratio"].to_numpy(),
                 mode="markers+text",
                 text=[str(int(channel)) for channel in top["channel"]],
@@ -88,8 +97,17 @@ def spectrum(
     return figure
 
 
+def _apart(top: pd.DataFrame, factor: float = 1.35) -> pd.DataFrame:
+    """Return the top channels whose labels do not cover each other: each well below the one before."""
+    kept: list[int] = []
+    for position, ratio in enumerate(top["ratio"]):
+        if not kept or ratio * factor <= top["ratio"].iloc[kept[-1]]:
+            kept.append(position)
+    return top.iloc[kept].assign(position=[position + 1 for position in kept])
+
+
 def _thinned(length: int, exact: int = 24, further: int = 60) -> np.ndarray:
-    """Return positions to keep: all of the first `exact`, then `further` evenly spaced on a logarithmic axis."""
+    """Return positions to keep: the first `exact`, then `further` evenly spaced on a logarithmic axis."""
     if length <= exact + further:
         return np.arange(length)
     tail = np.geomspace(exact + 1, length, further).round().astype(int) - 1

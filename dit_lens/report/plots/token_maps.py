@@ -36,9 +36,9 @@ def token_maps(
 ) -> go.Figure:
     """Draw the generated picture and, beside it, one small map over the image tokens per block and channel.
 
-    `table`: the `token_maps` table; a coordinate left at None takes the first sample or the last step there is,
-    `block=None` draws them all. Each map has its own colour range, written above it, because massive channels
-    differ in size by an order of magnitude. Raises `BadInput` for missing columns or coordinates.
+    `table`: the `token_maps` table; a coordinate left at None takes the first sample or the last step there
+    is, `block=None` draws them all. Each map has its own colour range, written above it, because massive
+    channels differ in size by an order of magnitude. Raises `BadInput` for missing columns or coordinates.
     """
     rows = rows_of(
         table, COLUMNS, stream=stream, branch=branch, prompt_index=prompt_index, seed=seed, block=block
@@ -73,7 +73,8 @@ def token_maps(
         bottom=12,
     )
     figure = panels.figure(
-        f"“{plot_text(str(first['prompt']), limit=90)}”, seed {int(first['seed'])}: massive channels over the image "
+        f"“{plot_text(str(first['prompt']), limit=90)}”, seed {int(first['seed'])}: massive channels over "
+        "the image "
         f"tokens at step {last}"
     )
     for index in range(len(titles)):
