@@ -111,8 +111,10 @@ def _build(
     try:
         return AnalysisSpec.model_validate(data)
     except ValidationError as error:
-        overridden = {tuple(text.partition("=")[0].split(".")): f"--set {text}: " for text in overrides}
-        written = {key: f"{place}:{line}: " for key, line in lines.items()}
+        overridden: dict[Key, str] = {
+            tuple(text.partition("=")[0].split(".")): f"--set {text}: " for text in overrides
+        }
+        written: dict[Key, str] = {key: f"{place}:{line}: " for key, line in lines.items()}
         heads = {k: v for k, v in written.items() if not any(k[: len(o)] == o for o in overridden)}
         heads |= overridden
         raise BadInput("\n".join(_faults(error.errors(), data, heads, f"{place}: "))) from None

@@ -140,7 +140,7 @@ class AnalysisSpec(_Spec):
     sampling: SamplingSpec = SamplingSpec()
     channels: ChannelsSpec = ChannelsSpec()
     sections: Annotated[tuple[Section, ...], Field(min_length=1)] = SECTIONS
-    """The questions to answer, in the order of the report."""
+    """The questions to answer; each is a table of the run and a section of its report."""
     samples: SamplesSpec = SamplesSpec()
     batch_size: Count | None = None
     """Images sampled together; absent, chosen for the device. It changes no result but the last bits."""

@@ -1,0 +1,278 @@
+"""A declared analysis from end to end: spec → run folder → report.
+
+Each stage leaves its result on disk before the next begins, so that a run that was cut off continues there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dit_lens.analysis_files import read_spec
+from dit_lens.analysis_plan import Plan, make_plan
+from dit_lens.analysis_spec import AnalysisSpec
+from dit_lens.errors import BadInput
+from dit_lens.run.records import RunFolder, RunRecord
+
+if TYPE_CHECKING:
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.model.lens import DiTLens
+
+REPORTS = Path("reports")
+"""Where runs go unless told otherwise: `reports/<name of the analysis>`."""
+
+STATISTICS = "statistics"
+"""The run folder's place for what discovery measured."""
+
+Source = str | Path | Mapping[str, Any] | AnalysisSpec
+Say = Callable[[str], None]
+
+
+def run_analysis(
+    source: Source,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    lens: DiTLens | None = None,
+    progress: bool = True,
+    say: Say | None = None,
+) -> Path:
+    """Carry out a declared analysis and return its run folder, which holds `report.html`.
+
+    Args:
+        source: a YAML file, the name of a packaged analysis, plain data, or an `AnalysisSpec`.
+        out: the run's folder; `reports/<name>` unless given. A finished run of the same spec is replaced.
+        overrides: `key.path=value` each, applied to the spec.
+        resume: keep the stages that an earlier run of the same spec finished in that folder.
+        lens: the model, where it is open already; else the spec's is loaded.
+        progress: draw progress bars on stderr.
+        say: called with each line for the user: the plan first, then what is done.
+
+    Raises:
+        BadInput: the spec is wrong, does not fit the model, or the folder holds something else. Nothing was
+            computed or written then.
+        RunFailure: the run failed; its folder keeps the finished stages, and `run.json` says why it ended.
+
+    >>> run_analysis("massive_activations", overrides=["sampling.steps=8"])     # doctest: +SKIP
+    PosixPath('reports/massive_activations')
+    """
+    say = say or _silent
+    spec = read_spec(source, overrides)
+    lens = lens or _open(spec)
+    plan = make_plan(spec, lens)
+    folder = RunFolder.create(out or REPORTS / spec.name, spec_text(spec), resume=resume)
+    say(str(plan))
+    run = _Run(plan, lens, folder, progress, say, resume)
+    run.all_stages()
+    return folder.path
+
+
+def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLens | None = None) -> Plan:
+    """Check a spec against its model and say what it would cost; no forward pass, nothing written.
+
+    Raises:
+        BadInput: the spec is wrong or does not fit the model.
+    """
+    spec = read_spec(source, overrides)
+    return make_plan(spec, lens or _open(spec))
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write a run folder's `report.html` from its records, with the sections that its spec asked for.
+
+    Needs neither the model nor torch. Raises `BadInput` for what is no run folder.
+    """
+    from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+    from dit_lens.report.page import build_report
+
+    folder = RunFolder.read(run_dir)
+    asked = _sections_of(folder)
+    always = {"channel_set", "images"}
+    return build_report(
+        folder.path, [build for build in CHANNEL_SECTIONS if build.__name__ in asked | always]
+    )
+
+
+def spec_text(spec: AnalysisSpec) -> str:
+    """The spec as YAML that repeats the run: prompts spelled out, nothing relative to where it was."""
+    return yaml.safe_dump(spec.as_data(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _open(spec: AnalysisSpec) -> DiTLens:
+    from dit_lens.model.loading import load
+
+    model = spec.model
+    return load(model.name, device=model.device, dtype=model.dtype, revision=model.revision)
+
+
+def _sections_of(folder: RunFolder) -> set[str]:
+    try:
+        data = yaml.safe_load(folder.spec_text)
+        return set(AnalysisSpec.model_validate(data).sections)
+    except (yaml.YAMLError, ValueError):
+        # A folder from another version still has its tables: show what there is.
+        return set(folder.table_names)
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+class _Run:
+    """One run in its folder: stages in order, each skipped when its result is there already."""
+
+    def __init__(
+        self, plan: Plan, lens: DiTLens, folder: RunFolder, progress: bool, say: Say, resume: bool
+    ) -> None:
+        self.plan, self.spec, self.lens = plan, plan.spec, lens
+        self.folder, self.progress, self.say = folder, progress, say
+        self.timings: dict[str, float] = {}
+        if resume:
+            self._take_over()
+        else:
+            shutil.rmtree(folder.path / STATISTICS, ignore_errors=True)
+
+    def all_stages(self) -> None:
+        record = self._new_record()
+        self.folder.write_record(record)
+        try:
+            stats = self._statistics()
+            massive = self._massive(stats)
+            self.folder.write_channels(massive)
+            self._tables(stats, massive)
+            self._token_maps(massive)
+            self._images()
+        except BaseException as error:
+            why = (
+                "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+            )
+            self.folder.write_record(record.fail(why, self.timings))
+            raise
+        self.folder.write_record(record.finish(self.timings))
+        self.say("Writing the report …")
+        write_report(self.folder.path)
+
+    # -- record
+    def _new_record(self) -> RunRecord:
+        lens, spec = self.lens, self.spec
+        return RunRecord.start(
+            name=spec.name,
+            title=spec.title,
+            question=spec.question,
+            model=lens.name,
+            fingerprint=lens.fingerprint,
+            device=str(lens.device),
+            dtype=str(lens.dtype).removeprefix("torch."),
+            prompts=spec.prompts,
+            seeds=spec.seeds,
+            sampling=asdict(self.plan.sampling),
+        )
+
+    def _take_over(self) -> None:
+        """Check that the earlier run measured this very model, and keep its timings."""
+        try:
+            earlier = self.folder.record
+        except BadInput:
+            return  # it ended before it had a record
+        if earlier.fingerprint != self.lens.fingerprint:
+            raise BadInput(
+                f"{self.folder.path} holds results of {earlier.model} with other weights (fingerprint "
+                f"{earlier.fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
+                "Run without --resume to replace them, or choose another folder with --out."
+            )
+        self.timings.update(earlier.timings)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.timings[stage] = round(time.monotonic() - started, 3)
+
+    # -- stages
+    def _statistics(self) -> ChannelStatistics:
+        from dit_lens.methods.channels import ChannelStatistics, discover
+
+        place = self.folder.path / STATISTICS
+        if place.is_dir():
+            self.say("Discovery: kept from the earlier run.")
+            return ChannelStatistics.load(place)
+        with self._timed("discovery"):
+            stats = discover(
+                self.lens,
+                self.spec.prompts,
+                self.spec.seeds,
+                sampling=self.plan.sampling,
+                batch_size=self.plan.batch_size,
+                top_k=self.spec.channels.selection.get("top_k", 4),
+                progress=self.progress,
+            )
+            stats.save(place)
+        self.say(f"Discovery: {self.plan.samples} samples in {self.timings['discovery']:.0f} s.")
+        return stats
+
+    def _massive(self, stats: ChannelStatistics) -> ChannelSet:
+        channels = self.spec.channels
+        where: dict[str, Any] = {
+            "stream": channels.stream,
+            "branch": channels.branch,
+            "steps": channels.steps,
+        }
+        if channels.rule is None:
+            where["statistic"] = channels.statistic  # the rule brings its own
+        return stats.select(**channels.selection, **where)
+
+    def _tables(self, stats: ChannelStatistics, massive: ChannelSet) -> None:
+        from dit_lens.methods.channel_tables import tables
+
+        with self._timed("tables"):
+            for name, frame in tables(stats, massive).items():
+                if name in self.spec.sections:
+                    self.folder.write_table(name, frame)
+
+    def _token_maps(self, massive: ChannelSet) -> None:
+        from dit_lens.methods.token_maps import token_maps
+
+        shown = {block: massive.blocks.get(block, ()) for block in self.plan.sample_blocks}
+        if not any(shown.values()):
+            return
+        if "token_maps" in self.folder.table_names:
+            self.say("Token maps: kept from the earlier run.")
+            return
+        with self._timed("token maps"):
+            frame = token_maps(
+                self.lens,
+                shown,
+                self.plan.shown_prompts,
+                self.spec.seeds[:1],
+                sampling=self.plan.sampling,
+                steps=self.plan.sample_steps,
+                branch=self.spec.channels.branch,
+                batch_size=self.plan.batch_size,
+            )
+            self.folder.write_table("token_maps", frame)
+
+    def _images(self) -> None:
+        prompts, seed = self.plan.shown_prompts, self.spec.seeds[0]
+        there = {(entry.prompt, entry.seed) for entry in self.folder.images()}
+        if all((prompt, seed) in there for prompt in prompts):
+            return
+        sampling = asdict(self.plan.sampling)
+        with self._timed("images"):
+            trajectory = self.lens.generate(
+                prompts,
+                seeds=[seed],
+                batch_size=self.plan.batch_size,
+                progress=self.progress,
+                **sampling,
+            )
+            for index, (prompt, image) in enumerate(zip(prompts, trajectory.images, strict=True)):
+                self.folder.write_image(f"sample-{index:02d}-seed-{seed}", image, prompt=prompt, seed=seed)
+        self.say(f"Images: {len(prompts)}, in {self.timings['images']:.0f} s.")

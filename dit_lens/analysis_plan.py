@@ -1,0 +1,191 @@
+"""A spec against its model: everything that can be wrong is found here, and what is left gets a price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput
+from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
+
+if TYPE_CHECKING:
+    from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import SampleBatch, Sampling
+
+ROWS = 8
+"""Images sampled together where the spec names no number, fewer where they are large."""
+
+# float64 vectors of all channels that discovery keeps for one (step, branch, hook point), by component.
+_VECTORS = {"resid_post": 13, "attn_out": 2, "attn2_out": 2, "mlp_out": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an analysis will do on a model, and what that costs. `str()` of it is for a reader."""
+
+    spec: AnalysisSpec
+    model: str
+    fingerprint: str
+    sampling: Sampling
+    batch_size: int
+    sample_steps: tuple[int, ...]
+    sample_blocks: tuple[int, ...]
+    forwards: int
+    sample_forwards: int
+    rows_per_forward: int
+    tokens: int
+    statistics_bytes: int
+
+    @property
+    def samples(self) -> int:
+        """Images that discovery samples: prompts × seeds."""
+        return len(self.spec.prompts) * len(self.spec.seeds)
+
+    @property
+    def shown_prompts(self) -> tuple[str, ...]:
+        """Prompts whose image and token maps the report shows."""
+        return self.spec.prompts[: self.spec.samples.count]
+
+    def as_data(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "name": self.spec.name,
+            "hash": self.spec.hash,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "prompts": len(self.spec.prompts),
+            "seeds": list(self.spec.seeds),
+            "sampling": asdict(self.sampling),
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "rows_per_forward": self.rows_per_forward,
+            "tokens_per_row": self.tokens,
+            "forwards": {"discovery": self.forwards, "samples": self.sample_forwards},
+            "statistics_bytes": self.statistics_bytes,
+            "sections": list(self.spec.sections),
+        }
+
+    def __str__(self) -> str:
+        sampling = self.sampling
+        asked = f"{len(self.spec.prompts)} prompts × {len(self.spec.seeds)} seeds"
+        rows = f"{self.rows_per_forward} rows{' (both branches)' if sampling.guided else ''}"
+        return "\n".join(
+            [
+                f"{self.spec.name} ({self.spec.hash}) on {self.model}",
+                f"  sampling    {sampling.steps} steps, guidance {sampling.guidance_scale:g}, "
+                f"{sampling.height} × {sampling.width} px, {self.tokens} image tokens",
+                f"  discovery   {asked} = {self.samples} samples: {self.forwards} forwards of {rows}",
+                f"  images      {len(self.shown_prompts)} with token maps: {self.sample_forwards} forwards",
+                f"  statistics  about {_bytes(self.statistics_bytes)}, whatever the number of samples",
+            ]
+        )
+
+
+def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
+    """Check every value of the spec that only the model can judge, and count the work. The transformer does not run.
+
+    Raises:
+        BadInput: naming the key of the spec, what the model has, and what to write instead.
+    """
+    from dit_lens.model.sampling import default_batch_size
+
+    with _naming("sampling"):
+        sampling = lens.sampling(**spec.sampling.given())
+        # One prompt's start shows whether model, scheduler and size go together, and holds the noise levels.
+        start = lens.prepare_rows(spec.prompts[:1], spec.seeds[:1], sampling)
+        rows, columns = lens.token_grid(sampling.height, sampling.width)
+    _check_channels(spec, lens, start)
+    sample_steps, sample_blocks = _check_samples(spec, lens, start)
+    batch = spec.batch_size or default_batch_size(ROWS, rows * columns)
+    samples = len(spec.prompts) * len(spec.seeds)
+    shown = min(spec.samples.count, len(spec.prompts))
+    per_image = sampling.steps + (sample_steps[-1] + 1 if sample_steps else 0)
+    return Plan(
+        spec=spec,
+        model=lens.name,
+        fingerprint=lens.fingerprint,
+        sampling=sampling,
+        batch_size=batch,
+        sample_steps=sample_steps,
+        sample_blocks=sample_blocks,
+        forwards=-(-samples // batch) * sampling.steps,
+        sample_forwards=-(-shown // batch) * per_image,
+        rows_per_forward=min(batch, samples) * len(sampling.branches),
+        tokens=rows * columns,
+        statistics_bytes=_statistics_bytes(lens, sampling),
+    )
+
+
+def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> None:
+    channels, sampling = spec.channels, start.sampling
+    k = channels.selection.get("top_k", 1)
+    if k > lens.num_channels:
+        raise BadInput(
+            f"channels.top_k: {k} channels were asked for; {lens.name} has {lens.num_channels}. "
+            f"Use 1 to {lens.num_channels}."
+        )
+    there = (*sampling.branches, "both")
+    if channels.branch not in there:
+        raise BadInput(
+            f"channels.branch: there is no branch {channels.branch!r} at guidance "
+            f"{sampling.guidance_scale:g}; there is {', '.join(sampling.branches)}. "
+            f"Raise sampling.guidance_scale above 1, or use branch: cond."
+        )
+    with _naming("channels.steps"):
+        _steps(channels.steps, start)
+
+
+def _check_samples(
+    spec: AnalysisSpec, lens: DiTLens, start: SampleBatch
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(steps, blocks) of the token maps; both empty where none were asked for."""
+    if "token_maps" not in spec.sections or spec.samples.count == 0:
+        return (), ()
+    if spec.channels.stream != "image":
+        raise BadInput(
+            f"sections: token_maps shows channels over the image, and channels.stream is "
+            f"{spec.channels.stream!r}, whose tokens are words. Remove token_maps, or use stream: image."
+        )
+    with _naming("samples.steps"):
+        steps = _steps(spec.samples.steps, start)
+    with _naming("samples.blocks"):
+        blocks = parse_blocks(spec.samples.blocks, lens.num_blocks)
+    return steps, blocks
+
+
+def _steps(chosen: Any, start: SampleBatch) -> tuple[int, ...]:
+    return select_steps(chosen, start.sampling.steps, start.sigmas.tolist())
+
+
+def _statistics_bytes(lens: DiTLens, sampling: Sampling) -> int:
+    cells = sampling.steps * len(sampling.branches)
+    vectors = sum(_vectors(point) for point in lens.hook_points)
+    return cells * vectors * lens.num_channels * 8
+
+
+def _vectors(point: HookPoint) -> int:
+    if point.component.startswith("adaln."):
+        return 1
+    return _VECTORS.get(point.component, 0)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Begin the message of a bad value with its place in the spec."""
+    try:
+        yield
+    except BadInput as error:
+        text = str(error)
+        raise BadInput(text if text.startswith(key) else f"{key}: {text}") from None
+
+
+def _bytes(number: int) -> str:
+    value = float(number)
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

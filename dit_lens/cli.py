@@ -1,0 +1,393 @@
+"""The command line: each command reads its arguments, calls one function, and prints what came out.
+
+Results go to stdout, everything else to stderr. Exit status: 0 done, 2 bad input, 1 failure, 130 interrupted.
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from dit_lens import __version__
+from dit_lens.errors import BadInput, DitLensError
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+# Plain help, without rich's panels: it starts in half the time and keeps the layout of examples.
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+app = typer.Typer(
+    name="dit-lens",
+    help="Find, ablate and transport massive channels in diffusion transformers.",
+    epilog="\b\nExample:\n  dit-lens run massive_activations --out reports/massive_activations",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    **_PLAIN,
+)
+listing = typer.Typer(help="List hook points, models or analyses.", **_PLAIN)
+app.add_typer(listing, name="list")
+
+_debug = False
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+# ------------------------------------------------------------------------------------------ around commands
+def command(group: typer.Typer, name: str, example: str) -> Callable[[Command], Command]:
+    """Register a function as a command whose help ends with an example, and whose errors read as messages."""
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with _explained():
+                function(*args, **kwargs)
+
+        group.command(name, epilog=f"\b\nExample:\n  {example}")(guarded)
+        return function
+
+    return register
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn exceptions into a message on stderr and an exit status."""
+    try:
+        yield
+        sys.stdout.flush()
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        if _debug:
+            raise
+        _say("Interrupted. What was finished is kept; `dit-lens run … --resume` goes on from there.")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except DitLensError as error:
+        if _debug:
+            raise
+        _say(f"Error: {error}")
+        raise typer.Exit(error.exit_status) from None
+    except (MemoryError, OSError) as error:
+        if _debug:
+            raise
+        _say(f"Error: {_system_message(error)}")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if _debug:
+            raise
+        _say(
+            f"Error: {type(error).__name__}: {error}\n"
+            "This is a defect in dit_lens, not in your input. `dit-lens --debug …` shows where it happened."
+        )
+        raise typer.Exit(1) from None
+
+
+def _system_message(error: MemoryError | OSError) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory. A smaller --set batch_size=1, fewer steps or a smaller image needs less."
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}. Free some space, or choose another place with --out."
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def _stdout_kept_for_results() -> Iterator[None]:
+    """Send whatever libraries print to stderr."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dit-lens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="DIT_LENS_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+# ------------------------------------------------------------------------------------------ shared options
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a packaged analysis.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="An embedded model, a diffusers pipeline's folder, or a hub id."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value of the spec; may be repeated."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: what suits the device.")
+]
+
+
+def _open(model: str, device: str = "cpu", dtype: str | None = None) -> DiTLens:
+    _quieten_libraries(model)
+    from dit_lens.model.loading import load
+
+    return load(model, device=device, dtype=dtype)
+
+
+def _quieten_libraries(model: str) -> None:
+    """Keep notes for programmers off the terminal; must run before the libraries are imported."""
+    if _debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from dit_lens import zoo
+
+    if model in zoo.names() or Path(model).is_dir():
+        # Bars are for downloads; opening local files takes a moment.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+# ------------------------------------------------------------------------------------------ commands
+@command(app, "run", "dit-lens run massive_activations --set sampling.steps=8 --out reports/quick")
+def run(
+    spec: Spec,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder; default: reports/<name>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a declared analysis and print its report's path."""
+    from dit_lens.analysis import run_analysis
+    from dit_lens.analysis_files import read_spec
+    from dit_lens.run.records import RunFolder
+
+    declared = read_spec(spec, overrides or ())
+    _quieten_libraries(declared.model.name)
+    with _stdout_kept_for_results():
+        place = run_analysis(declared, out, resume=resume, say=_say)
+    folder = RunFolder.read(place)
+    if not as_json:
+        typer.echo(folder.report_path)
+        return
+    record = folder.record
+    _print_json(
+        {
+            "run": str(place),
+            "report": str(folder.report_path),
+            "status": record.status,
+            "model": record.model,
+            "fingerprint": record.fingerprint,
+            "tables": {name: str(folder.table_path(name)) for name in folder.table_names},
+            "channels": folder.channels(),
+            "timings": record.timings,
+        }
+    )
+
+
+@command(app, "discover", "dit-lens discover shapes-sd3 --prompts prompts.txt --top-k 4 --out massive.json")
+def discover(
+    model: Model,
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Prompts, one per line; # begins a comment.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the channel set here as JSON.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Channels per block.")] = 4,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds, separated by commas; every prompt runs with each.")
+    ] = "0",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the model's own.")] = None,
+    statistic: Annotated[str, typer.Option(help="abs_mean, mean_abs, max_abs or p999.")] = "abs_mean",
+    stream: Annotated[str, typer.Option(help="image or context.")] = "image",
+    batch_size: Annotated[int | None, typer.Option(help="Images sampled together.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the massive channels of every block."""
+    from dit_lens.analysis_files import read_prompts
+
+    texts = read_prompts(prompts)
+    numbers = _parse_seeds(seeds)
+    _require_writable(out)
+    _require_known("--statistic", statistic, ("abs_mean", "mean_abs", "max_abs", "p999"))
+    _require_known("--stream", stream, ("image", "context"))
+    with _stdout_kept_for_results():
+        from dit_lens.methods.channels import discover as discover_channels
+
+        lens = _open(model, device, dtype)
+        sampling = lens.sampling(steps=steps, guidance_scale=guidance)
+        stats = discover_channels(lens, texts, numbers, sampling=sampling, batch_size=batch_size, top_k=top_k)
+        chosen = stats.select(top_k=top_k, statistic=statistic, stream=stream)
+        if out is not None:
+            chosen.save(out)
+    typer.echo(chosen.to_json().rstrip() if as_json else repr(chosen))
+    if out is not None:
+        _say(f"Written to {out}")
+
+
+@command(app, "check", "dit-lens check shapes-sd3 --json")
+def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: AsJson = False) -> None:
+    """Test the lens on a model.
+
+    Shapes and streams are as declared, an edit here changes the output, and reading changes nothing, bit for
+    bit.
+    """
+    with _stdout_kept_for_results():
+        report = _open(model, device, dtype).check()
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@command(app, "plan", "dit-lens plan massive_activations --set 'seeds=[0]'")
+def plan(spec: Spec, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a spec against its model and price it.
+
+    Nothing is computed or written: no forward pass runs.
+    """
+    from dit_lens.analysis import plan_analysis
+    from dit_lens.analysis_files import read_spec
+
+    declared = read_spec(spec, overrides or ())
+    _quieten_libraries(declared.model.name)
+    with _stdout_kept_for_results():
+        planned = plan_analysis(declared)
+    if as_json:
+        _print_json(planned.as_data())
+    else:
+        typer.echo(str(planned))
+
+
+@command(app, "schema", "dit-lens schema > analysis.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of an analysis file."""
+    from dit_lens.analysis_spec import json_schema
+
+    _print_json(json_schema())
+
+
+@command(app, "report", "dit-lens report reports/massive_activations")
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that `dit-lens run` left.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the report of a run; no model is needed."""
+    from dit_lens.analysis import write_report
+
+    with _stdout_kept_for_results():
+        path = write_report(run_dir)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        typer.echo(path)
+
+
+@command(listing, "hook-points", "dit-lens list hook-points shapes-sd3")
+def list_hook_points(model: Model, as_json: AsJson = False) -> None:
+    """Every address inside a model, with the shape of what lies there."""
+    with _stdout_kept_for_results():
+        lens = _open(model)
+    if as_json:
+        points = lens.hook_points
+        _print_json([{"hook_point": str(point), "shape": list(points.shape(point))} for point in points])
+    else:
+        typer.echo(str(lens.hook_points))
+
+
+@command(listing, "models", "dit-lens list models")
+def list_models(as_json: AsJson = False) -> None:
+    """The embedded models."""
+    from dit_lens import zoo
+
+    found = [{"name": name, "path": str(zoo.path(name))} for name in zoo.names()]
+    _print_json(found) if as_json else _print_rows([(each["name"], each["path"]) for each in found])
+
+
+@command(listing, "analyses", "dit-lens list analyses")
+def list_analyses(as_json: AsJson = False) -> None:
+    """The packaged analyses, which run by name."""
+    from dit_lens.analysis_files import packaged, read_spec
+
+    found = [
+        {"name": name, "title": read_spec(path).title, "path": str(path)} for name, path in packaged().items()
+    ]
+    _print_json(found) if as_json else _print_rows([(each["name"], each["title"]) for each in found])
+
+
+# ------------------------------------------------------------------------------------------ small things
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, second in rows:
+        typer.echo(f"{first:<{width}}  {second}")
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise BadInput(
+            f"--seeds {text!r}: write whole numbers separated by commas, for example --seeds 0,1,2"
+        )
+    return found
+
+
+def _require_known(option: str, asked: str, known: tuple[str, ...]) -> None:
+    from dit_lens.errors import did_you_mean
+
+    if asked not in known:
+        raise BadInput(f"{option} {asked!r}: there is {', '.join(known)}.{did_you_mean(asked, known)}")
+
+
+def _require_writable(out: Path | None) -> None:
+    """Refuse a place that cannot be written before the minutes of work, not after."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise BadInput(f"--out {out}: this is a folder; name a file, for example {out / 'massive.json'}")
+    parent = next((folder for folder in (out.parent, *out.parent.parents) if folder.exists()), Path())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise BadInput(f"--out {out}: nothing can be written in {parent}. Choose another place.")
+
+
+if __name__ == "__main__":
+    main()
