@@ -66,7 +66,7 @@ class ChannelPass:
         self.signals: dict[Cell, RunningMean] = {}
         self.writes: dict[Cell, RunningMean] = {}
         self.effects: dict[tuple[str, HookPoint], SampleEffects] = {}
-        self._samples: Sequence[tuple[int, int]] = ()
+        self._samples: tuple[tuple[int, int], ...] = ()
         self._gates: dict[Cell, npt.NDArray[np.float64]] = {}
 
     def begin(self, samples: Sequence[tuple[int, int]]) -> None:
@@ -74,7 +74,7 @@ class ChannelPass:
         open."""
         if self._samples:
             raise RunFailure("a batch began before the one in flight had ended")
-        self._samples = samples
+        self._samples = tuple(samples)
 
     def visit(self, visit: Visit, tensor: torch.Tensor) -> None:
         """Take `[rows, tokens, channels]` (AdaLN signals: `[rows, channels]`) of one branch.
@@ -230,7 +230,8 @@ class ChannelPass:
         variables["variance_share"] = labeller.over_places(
             self._shares(finished), ("source",), (len(SOURCES),)
         )
-        samples = sorted({sample for effects in self.effects.values() for sample in effects.log})
+        some = next(iter(self.effects.values()))
+        samples = sorted(sample for batch, _ in some.log for sample in batch)
         variables["top_channels"] = self._top_channels(axes, samples)
         coords = {
             **axes,
@@ -271,14 +272,15 @@ class ChannelPass:
         dtype = np.int16 if self.channels <= np.iinfo(np.int16).max else np.int32
         shape = (len(samples), *(len(axes[name]) for name in dims[1:4]), self.depth)
         out = np.full(shape, -1, dtype=dtype)
+        row_of = {sample: i for i, sample in enumerate(samples)}
         for (branch, point), effects in self.effects.items():
             at = (
                 axes["branch"].index(branch),
                 axes["block"].index(point.block),
                 axes["stream"].index(point.stream),
             )
-            for i, sample in enumerate(samples):
-                out[(i, *at)] = effects.log[sample]
+            for batch, indices in effects.log:
+                out[([row_of[sample] for sample in batch], *at)] = indices
         return dims, out
 
 

@@ -109,7 +109,7 @@ class ChannelStatistics:
         top_k: int | None = None,
         ratio: float | None = None,
         rule: str | None = None,
-        statistic: str = "abs_mean",
+        statistic: str | None = None,
         stream: str = "image",
         branch: str = "cond",
         steps: Any = "all",
@@ -122,9 +122,10 @@ class ChannelStatistics:
         - `top_k`: the k largest (the protocol of arXiv 2605.13974 with `statistic="abs_mean"`). Default rule.
         - `ratio`: at least so many times the channel median.
         - `rule="2402.17762"`: largest |x| above `min_abs` and at least `min_ratio` × the median |x|, the
-          definition of massive activations in language models. It always looks at `max_abs`; on a small model
-          it usually finds none, and the set says so.
+          definition of massive activations in language models. On a small model it usually finds none, and
+          the set says so.
 
+        `statistic` is `abs_mean` unless given; the rule looks at `max_abs` and at nothing else.
         `steps` and `blocks` take what `select_steps` and `parse_blocks` take. Raises `BadInput` for two rules
         at once, a k that no model of this width has, and anything that does not exist.
 
@@ -135,39 +136,37 @@ class ChannelStatistics:
             raise BadInput(
                 f"Channels were asked for by {' and '.join(named)}; choose one of top_k, ratio, rule."
             )
+        statistic = statistic or ("abs_mean" if rule is None else "max_abs")
         self._require("statistic", statistic, RANKED)
         where = {"stream": stream, "branch": branch, "steps": steps}
         chosen_steps = list(self._steps(steps))
         every = len(chosen_steps) == self.data.sizes["step"]
         at = {"branch": branch, "steps": "all" if every else chosen_steps}
+        there = self._chosen_blocks(stream, blocks)
         if rule is not None:
             self._require("rule", rule, (RULE,))
-            statistic = "max_abs"
+            if statistic != "max_abs":
+                raise BadInput(
+                    f"The rule of {RULE} looks at max_abs, and statistic={statistic!r} was asked for. "
+                    "Leave statistic out, or select by ratio."
+                )
             limits = {
                 "min_abs": _positive("min_abs", min_abs),
                 "min_ratio": _positive("min_ratio", min_ratio),
             }
             selection: dict[str, Any] = {"rule": rule, **limits, **at}
             largest, typical = self.profile("max_abs", **where), self.profile("mean_abs", **where)
-            chosen = {
-                block: massive_2402_17762(_row(largest, block), _row(typical, block), **limits)
-                for block in self._chosen_blocks(stream, blocks)
-            }
-        else:
+            chosen = {b: massive_2402_17762(_row(largest, b), _row(typical, b), **limits) for b in there}
+        elif ratio is not None:
+            threshold = _positive("ratio", ratio)
+            selection = {"ratio": threshold, **at}
             values = self.profile(statistic, **where)
-            if ratio is not None:
-                threshold = _positive("ratio", ratio)
-                selection = {"ratio": threshold, **at}
-                chosen = {
-                    block: at_least_ratio(_row(values, block), threshold)
-                    for block in self._chosen_blocks(stream, blocks)
-                }
-            else:
-                k = require_k(self.top_k if top_k is None else top_k, self.num_channels)
-                selection = {"top_k": k, **at}
-                chosen = {
-                    block: strongest(_row(values, block), k) for block in self._chosen_blocks(stream, blocks)
-                }
+            chosen = {b: at_least_ratio(_row(values, b), threshold) for b in there}
+        else:
+            k = require_k(self.top_k if top_k is None else top_k, self.num_channels)
+            selection = {"top_k": k, **at}
+            values = self.profile(statistic, **where)
+            chosen = {b: strongest(_row(values, b), k) for b in there}
         return ChannelSet(
             model=self.model,
             statistic=statistic,

@@ -217,7 +217,8 @@ class SampleEffects:
         self.seed_totals = np.zeros((seeds, channels))
         self.seed_counts = np.zeros(seeds, dtype=np.int64)
         self.prompts = Moments(channels)
-        self.log: dict[tuple[int, int], npt.NDArray[np.integer]] = {}
+        # One array per batch, not per sample: small arrays cost more in headers than in numbers.
+        self.log: list[tuple[tuple[tuple[int, int], ...], npt.NDArray[np.integer]]] = []
         self._open: dict[int, tuple[int, Array]] = {}
         self._rows: Array | None = None
         self._steps = 0
@@ -235,18 +236,18 @@ class SampleEffects:
             raise RunFailure(f"a batch of {len(samples)} samples ended, but {seen} rows were read")
         means, magnitudes = self._rows / self._steps
         self._rows, self._steps = None, 0
-        for (prompt, seed), mean, magnitude in zip(samples, means, magnitudes, strict=True):
+        self.log.append((tuple(samples), strongest(magnitudes, self.depth)))
+        for (prompt, seed), mean in zip(samples, means, strict=True):
             self.seed_totals[seed] += mean
             self.seed_counts[seed] += 1
             self._add_to_prompt(prompt, 1, mean)
-            self.log[(prompt, seed)] = strongest(magnitude, self.depth)
 
     def merge(self, other: SampleEffects) -> None:
         """Add the closed batches of another state (other samples of the same prompts and seeds)."""
         self.seed_totals += other.seed_totals
         self.seed_counts += other.seed_counts
         self.prompts.merge(other.prompts)
-        self.log.update(other.log)
+        self.log += other.log
         for prompt, (count, total) in other._open.items():
             self._add_to_prompt(prompt, count, total)
 
@@ -255,7 +256,7 @@ class SampleEffects:
         """Bytes of the state that stays between batches, the log of samples included."""
         vectors = self.seed_totals.nbytes + self.prompts.nbytes
         vectors += sum(total.nbytes for _, total in self._open.values())
-        return vectors + sum(indices.nbytes for indices in self.log.values())
+        return vectors + sum(indices.nbytes for _, indices in self.log)
 
     def finish(self) -> tuple[Array, Array]:
         """Population variance of the prompt means and of the seed means, each `[channels]`."""

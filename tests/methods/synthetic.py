@@ -110,7 +110,7 @@ def imaginary_statistics(run: ImaginaryRun | None = None) -> ChannelStatistics:
 
 
 def statistics_like(abs_mean: np.ndarray, **others: np.ndarray) -> ChannelStatistics:
-    """Statistics with these profiles [blocks, channels] in the image stream at one step, both branches alike."""
+    """Statistics with these image-stream profiles [blocks, channels]: one step, both branches alike."""
     blocks, channels = abs_mean.shape
     run = ImaginaryRun(prompts=1, seeds=1, steps=1, blocks=blocks, channels=channels)
     data = imaginary_statistics(run).data.copy(deep=True)

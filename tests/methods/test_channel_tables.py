@@ -123,9 +123,7 @@ def test_stability_by_hand(stats: ChannelStatistics, tables: dict[str, pd.DataFr
         return np.argsort(-values)[:4].tolist()
 
     expected = {
-        "prompt": [
-            jaccard(top(p, s, 1), top(q, s, 1)) for s in (0, 1) for p, q in [(0, 1), (0, 2), (1, 2)]
-        ],
+        "prompt": [jaccard(top(p, s, 1), top(q, s, 1)) for s in (0, 1) for p, q in [(0, 1), (0, 2), (1, 2)]],
         "seed": [jaccard(top(p, 0, 1), top(p, 1, 1)) for p in range(3)],
         "step": [jaccard(step_top(a), step_top(b)) for a, b in [(0, 1), (0, 2), (1, 2)]],
         "block": [jaccard(top(p, s, 1), top(p, s, 2)) for p in range(3) for s in (0, 1)],
@@ -186,9 +184,7 @@ def test_variance_is_of_the_massive_channels(
 def test_a_channel_without_variance_has_no_rows(stats: ChannelStatistics) -> None:
     data = stats.data.copy(deep=True)
     data["variance_share"].loc[{"block": 0, "channel": 3, "stream": "image"}] = np.nan
-    chosen = ChannelSet(
-        model="m", statistic="abs_mean", stream="image", selection={}, blocks={0: (3, 4)}
-    )
+    chosen = ChannelSet(model="m", statistic="abs_mean", stream="image", selection={}, blocks={0: (3, 4)})
     table = channel_tables.variance(ChannelStatistics(data, stats.provenance), chosen)
     assert set(table["channel"]) == {4}
 
@@ -238,8 +234,6 @@ def test_an_empty_set_gives_empty_tables_with_columns(stats: ChannelStatistics) 
 
 def test_a_set_of_another_model_is_refused(stats: ChannelStatistics) -> None:
     for blocks in ({7: (1,)}, {0: (24,)}):
-        foreign = ChannelSet(
-            model="wide", statistic="abs_mean", stream="image", selection={}, blocks=blocks
-        )
+        foreign = ChannelSet(model="wide", statistic="abs_mean", stream="image", selection={}, blocks=blocks)
         with pytest.raises(BadInput, match="set of wide names channel"):
             channel_tables.variance(stats, foreign)

@@ -90,6 +90,7 @@ def test_the_context_stream_ends_before_the_last_block(stats: ChannelStatistics)
         ({"ratio": float("nan")}, "above 0"),
         ({"rule": "2402.1776"}, "Did you mean '2402.17762'"),
         ({"rule": "2402.17762", "min_abs": -1}, "min_abs is -1"),
+        ({"rule": "2402.17762", "statistic": "mean_abs"}, "looks at max_abs"),
         ({"statistic": "absmean"}, "Did you mean 'abs_mean'"),
         ({"statistic": "variance"}, "there are: abs_mean, mean_abs, max_abs, p999"),
         ({"stream": "text"}, "there are: image, context"),

@@ -181,9 +181,10 @@ def test_prompt_and_seed_variances_in_any_batching(
     prompt_variance, seed_variance = state.finish()
     np.testing.assert_allclose(prompt_variance, means.mean(axis=(1, 2)).var(axis=0), atol=1e-12)
     np.testing.assert_allclose(seed_variance, means.mean(axis=(0, 2)).var(axis=0), atol=1e-12)
-    for (p, s), top in state.log.items():
+    logged = {sample: top for samples, tops in state.log for sample, top in zip(samples, tops, strict=True)}
+    assert len(logged) == shape[0] * shape[1]
+    for (p, s), top in logged.items():
         np.testing.assert_array_equal(top, strongest(np.abs(means[p, s]).mean(axis=0), 2))
-    assert len(state.log) == shape[0] * shape[1]
 
 
 def test_effects_of_two_halves_of_one_prompt_merge() -> None:
@@ -199,7 +200,7 @@ def test_effects_of_two_halves_of_one_prompt_merge() -> None:
     expected = effects_of(means, 4).finish()
     for found, wanted in zip(halves[0].finish(), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
-    assert sorted(halves[0].log) == [(0, s) for s in range(4)]
+    assert [sample for samples, _ in halves[0].log for sample in samples] == [(0, s) for s in range(4)]
 
 
 def test_an_incomplete_layout_is_refused() -> None:
