@@ -1,7 +1,7 @@
 """Fixtures shared by all rooms. Torch and diffusers load only in tests that ask for a model.
 
-Pipelines named `*_pipeline` are never wrapped by nnsight: they are the reference. Lenses hold pipelines of their
-own with the same weights.
+Pipelines named `*_pipeline` are never wrapped by nnsight: they are the reference. Lenses hold pipelines
+of their own with the same weights.
 """
 
 from __future__ import annotations

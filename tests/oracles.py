@@ -1,7 +1,7 @@
 """An independent executor: the same hook points read with plain torch hooks from the plain pipeline.
 
-Shares no code with the package. AdaLN gates and MLP signals come from the tuple that the norm returns, not from
-the linear layer inside it.
+Shares no code with the package. AdaLN gates and MLP signals come from the tuple that the norm returns,
+not from the linear layer inside it.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ def hub_file(repository: str, file: str, revision: str | None, local: bool) -> s
 @contextmanager
 def hub_explained(name: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into what to do about it."""
+    import httpx
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"
@@ -49,7 +50,7 @@ def hub_explained(name: str, revision: str | None) -> Iterator[None]:
             "(HF_HUB_OFFLINE, "
             "local_files_only). Go online once, or give the folder of a downloaded pipeline."
         ) from None
-    except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
+    except (errors.HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunFailure(
             f"The hub did not answer for {name}: {first} Try again, or give a local folder."

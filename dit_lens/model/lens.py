@@ -202,6 +202,7 @@ class DiTLens:
         return self._token_grid(self.sampling(height=height, width=width))
 
     def _token_grid(self, sampling: Sampling) -> tuple[int, int]:
+        _sampling.require_size(self.pipeline, sampling)
         scale = self.pipeline.vae_scale_factor
         return self.adapter.token_grid(sampling.height // scale, sampling.width // scale)
 

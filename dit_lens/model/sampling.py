@@ -206,7 +206,7 @@ def prepare(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], samplin
     Raises:
         BadInput: the size does not suit the model, or its scheduler is not deterministic flow-matching Euler.
     """
-    _check_size(pipeline, sampling)
+    require_size(pipeline, sampling)
     _check_scheduler(pipeline.scheduler)
     device = pipeline._execution_device
     embeds, negative, pooled, negative_pooled = pipeline.encode_prompt(
@@ -242,7 +242,8 @@ def prepare(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], samplin
     )
 
 
-def _check_size(pipeline: Any, sampling: Sampling) -> None:
+def require_size(pipeline: Any, sampling: Sampling) -> None:
+    """Raise BadInput unless the image falls into whole patches of this pipeline."""
     unit = pipeline.vae_scale_factor * pipeline.patch_size
     if sampling.height % unit or sampling.width % unit:
         raise BadInput(

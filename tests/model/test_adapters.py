@@ -145,7 +145,11 @@ def test_the_residual_is_what_gates_and_outputs_add_up_to(tiny_lens):
             if where.format("resid_post") not in kept:
                 continue
             total = kept[where.format("resid_pre")]
-            for out, gate in (("attn_out", "gate_attn"), ("attn2_out", "gate_attn2"), ("mlp_out", "gate_mlp")):
+            for out, gate in (
+                ("attn_out", "gate_attn"),
+                ("attn2_out", "gate_attn2"),
+                ("mlp_out", "gate_mlp"),
+            ):
                 if where.format(out) in kept:
                     total = total + kept[where.format(f"adaln.{gate}")][:, None] * kept[where.format(out)]
             torch.testing.assert_close(total, kept[where.format("resid_post")])
@@ -203,7 +207,9 @@ def test_feed_forward_chunking_is_refused_and_its_shape_would_betray_it(make_pip
     transformer.enable_forward_chunking(1, dim=1)
     with pytest.raises(BadInput, match="disable_forward_chunking"):
         traced.adapter.ready()
-    with pytest.raises(RunFailure, match=r"blocks.0.mlp_out.image has shape \(2, 1, 32\), expected \(2, 16, 32\)"):
+    with pytest.raises(
+        RunFailure, match=r"blocks.0.mlp_out.image has shape \(2, 1, 32\), expected \(2, 16, 32\)"
+    ):
         traced.traced_forward(
             inputs_for(transformer), [HookPoint("mlp_out", 0, "image")], lambda point, x: None
         )

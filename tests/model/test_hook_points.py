@@ -58,9 +58,19 @@ def test_forward_order_is_total_and_ignores_the_order_given(chosen):
 
 
 def test_forward_order_of_a_block():
-    shuffled = ["velocity", "blocks.0.resid_post.image", "blocks.0.mlp_out.context", "blocks.0.attn_out.context",
-                "blocks.0.adaln.gate_mlp.image", "blocks.0.adaln.shift_attn.context", "blocks.0.mlp_out.image",
-                "blocks.1.resid_pre.image", "blocks.0.resid_pre.context", "temb", "blocks.0.attn2_out.image"]  # fmt: skip
+    shuffled = [
+        "velocity",
+        "blocks.0.resid_post.image",
+        "blocks.0.mlp_out.context",
+        "blocks.0.attn_out.context",
+        "blocks.0.adaln.gate_mlp.image",
+        "blocks.0.adaln.shift_attn.context",
+        "blocks.0.mlp_out.image",
+        "blocks.1.resid_pre.image",
+        "blocks.0.resid_pre.context",
+        "temb",
+        "blocks.0.attn2_out.image",
+    ]
     assert names(in_forward_order([HookPoint.parse(p) for p in shuffled])) == [
         "temb",
         "blocks.0.resid_pre.context",
