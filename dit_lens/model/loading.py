@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,16 +118,22 @@ def _open(
         if module is not None:
             module.eval()
     with memory_explained(f"moving {name} to {device}"):
-        # Offloading hooks must come first: added after nnsight's wrapper they would fire twice.
-        if offload == "model":
-            pipeline.enable_model_cpu_offload(device=device)
-        elif offload == "sequential":
-            pipeline.enable_sequential_cpu_offload(device=device)
-        elif device is not None:
-            pipeline.to(device)
+        _place(pipeline, device, offload)
     lens = DiTLens(pipeline, name=name, defaults=defaults)
     lens.__dict__["fingerprint"] = print_of_weights
     return lens
+
+
+def _place(pipeline: Any, device: torch.device | None, offload: str | None) -> None:
+    # Offloading comes before nnsight's wrapper: hooks added after it would fire twice.
+    if offload is not None:
+        enable = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}[offload]
+        try:
+            getattr(pipeline, enable)(device=device)
+        except ImportError as error:
+            raise BadInput(f"offload={offload!r} needs a package: {error}. pip install accelerate") from None
+    elif device is not None and pipeline.device != device:
+        pipeline.to(device)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
@@ -310,8 +316,6 @@ def _require_parts(name: str, folder: Path, index: Mapping[str, Any], skip_t5: b
 
 def _from_pretrained(name: str, where: Path | str, skip_t5: bool, options: dict[str, Any]) -> Any:
     import diffusers
-    from diffusers import StableDiffusion3Pipeline
-    from diffusers.utils import logging
     from safetensors import SafetensorError
 
     from dit_lens.model.memory import memory_explained
@@ -323,22 +327,44 @@ def _from_pretrained(name: str, where: Path | str, skip_t5: bool, options: dict[
     if skip_t5:
         # diffusers saves an absent encoder as [null, null] and wants to be told again that it is absent.
         arguments |= {"text_encoder_3": None, "tokenizer_3": None}
-    quiet = isinstance(where, Path) and logging.is_progress_bar_enabled()
-    if quiet:
-        logging.disable_progress_bar()
     try:
-        with hub_explained(name, options["revision"]), memory_explained(f"loading {name}"):
+        with (
+            _quiet(bars=isinstance(where, str)),
+            hub_explained(name, options["revision"]),
+            memory_explained(f"loading {name}"),
+        ):
+            from diffusers import StableDiffusion3Pipeline
+
             return StableDiffusion3Pipeline.from_pretrained(where, use_safetensors=True, **arguments)
     except SafetensorError as error:
         raise BadInput(f"{name}: a weights file is damaged ({error}). Download or save it again.") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         if isinstance(error, BadInput | RunFailure):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{name} cannot be read as a {PIPELINE_CLASS}: {first}") from error
+
+
+@contextlib.contextmanager
+def _quiet(*, bars: bool) -> Iterator[None]:
+    """Keep diffusers and transformers from reporting what is normal here; restore what was set."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    settings = [
+        (log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (of_diffusers, of_transformers)
+    ]
+    try:
+        for log, _, _ in settings:
+            log.set_verbosity_error()
+            if not bars:
+                log.disable_progress_bar()
+        yield
     finally:
-        if quiet:
-            logging.enable_progress_bar()
+        for log, verbosity, drew_bars in settings:
+            log.set_verbosity(verbosity)
+            if drew_bars:
+                log.enable_progress_bar()
 
 
 def _defaults(where: Path | str) -> Mapping[str, Any]:

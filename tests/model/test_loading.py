@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import httpx
@@ -62,6 +64,31 @@ def test_embedded_names_are_found_before_anything_else(folder, monkeypatch):
     monkeypatch.setattr(zoo, "names", lambda: ("tiny-sd3",))
     monkeypatch.setattr(zoo, "path", lambda name: folder)
     assert dit_lens.load("tiny-sd3").name == "tiny-sd3"
+
+
+def test_a_folder_loads_without_a_word_and_leaves_the_log_levels_alone(saved):
+    code = (
+        "import sys, dit_lens; from transformers.utils import logging as t; "
+        "from diffusers.utils import logging as d; before = t.get_verbosity(), d.get_verbosity(); "
+        "dit_lens.load(sys.argv[1]); sys.exit(before != (t.get_verbosity(), d.get_verbosity()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_offloading_without_accelerate_says_what_to_install(make_pipeline, monkeypatch):
+    from dit_lens.model.loading import _place
+
+    pipeline = make_pipeline("sd3")
+    monkeypatch.setattr(
+        pipeline, "enable_model_cpu_offload", Mock(side_effect=ImportError("accelerate is missing"))
+    )
+    with pytest.raises(
+        BadInput, match=r"offload='model' needs a package: accelerate.*pip install accelerate"
+    ):
+        _place(pipeline, torch.device("cuda"), "model")
 
 
 def test_dtype_and_weights(saved):
