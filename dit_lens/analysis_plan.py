@@ -85,7 +85,7 @@ class Plan:
 
 
 def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
-    """Check every value of the spec that only the model can judge, and count the work. The transformer does not run.
+    """Check what only the model can judge, and count the work; the transformer does not run.
 
     Raises:
         BadInput: naming the key of the spec, what the model has, and what to write instead.

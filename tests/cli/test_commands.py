@@ -1,0 +1,182 @@
+"""The command line without a model: help, listings, and how it takes bad input."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import dit_lens
+from dit_lens import cli
+from dit_lens.errors import RunFailure
+
+pytestmark = pytest.mark.pure
+
+COMMANDS = [
+    ["run"],
+    ["discover"],
+    ["check"],
+    ["plan"],
+    ["schema"],
+    ["report"],
+    ["list", "hook-points"],
+    ["list", "models"],
+    ["list", "analyses"],
+]
+
+
+def dit(*arguments: str):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def command_at(path: list[str]):
+    found = typer.main.get_command(cli.app)
+    for name in path:
+        found = found.commands[name]
+    return found
+
+
+def test_the_list_of_commands_is_complete() -> None:
+    root = command_at([])
+    assert set(root.commands) == {path[0] for path in COMMANDS}
+    assert set(root.commands["list"].commands) == {path[1] for path in COMMANDS if len(path) == 2}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_carries_an_example_that_parses(path: list[str]) -> None:
+    shown = dit(*path, "--help")
+    assert shown.exit_code == 0
+    example = shown.stdout.split("Example:")[1].strip().split(" > ")[0]
+    words = shlex.split(example)
+    assert words[: len(path) + 1] == ["dit-lens", *path]
+    # Parsing refuses unknown options, missing arguments and values of the wrong type.
+    command_at(path).make_context(path[-1], words[len(path) + 1 :])
+
+
+def test_help_comes_at_once_and_loads_no_library() -> None:
+    code = (
+        "import sys, time; t = time.perf_counter(); from dit_lens.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'diffusers', 'nnsight', 'numpy', 'pandas', 'plotly'} & set(sys.modules)\n"
+        "print(time.perf_counter() - t, sorted(heavy), file=sys.stderr)"
+    )
+    outcomes = []
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds, heavy = done.stderr.split(maxsplit=1)
+        outcomes.append(float(seconds))
+        assert heavy.strip() == "[]"
+    assert min(outcomes) <= 0.5
+
+
+def test_the_installed_command_answers() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dit_lens.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"dit-lens {dit_lens.__version__}\n"
+
+
+def test_no_arguments_show_the_help() -> None:
+    shown = dit()
+    assert shown.exit_code == 2
+    assert "Commands:" in shown.output
+
+
+def test_schema_is_json_schema() -> None:
+    schema = json.loads(dit("schema").stdout)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def test_analyses_are_listed() -> None:
+    assert dit("list", "analyses").stdout.startswith("massive_activations")
+    assert [each["name"] for each in json.loads(dit("list", "analyses", "--json").stdout)] == [
+        "massive_activations"
+    ]
+
+
+def test_models_are_listed() -> None:
+    from dit_lens import zoo
+
+    assert [each["name"] for each in json.loads(dit("list", "models", "--json").stdout)] == list(zoo.names())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "nope"], "massive_activations"),
+        (["run", "massive_activations", "--set", "sampling.stesp=3"], "Did you mean 'steps'?"),
+        (["plan", "massive_activations", "--set", "seeds"], "key.path=value"),
+        (["discover", "m", "--prompts", "nope.txt"], "no prompts file nope.txt"),
+        (["discover", "m", "--prompts", "{prompts}", "--seeds", "x"], "separated by commas"),
+        (["discover", "m", "--prompts", "{prompts}", "--statistic", "abs_maen"], "Did you mean 'abs_mean'?"),
+        (["discover", "m", "--prompts", "{prompts}", "--stream", "text"], "image, context"),
+        (["discover", "m", "--prompts", "{prompts}", "--out", "{folder}"], "this is a folder"),
+        (["report", "{folder}"], "no run folder"),
+        (["report", "{folder}/nope"], "no run folder"),
+        (["run"], "SPEC"),
+        (["nope"], "nope"),
+        (["discover", "m", "--prompts", "{prompts}", "--top-k", "four"], "--top-k"),
+    ],
+)
+def test_bad_input_is_a_message_and_status_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a star\n")
+    done = dit(*(word.format(prompts=prompts, folder=tmp_path) for word in arguments))
+    assert done.exit_code == 2
+    assert expected in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (RunFailure("NaN at step 3"), 1, "Error: NaN at step 3"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (OSError(28, "No space left on device", "/full/report.html"), 1, "/full/report.html: No space left"),
+        (MemoryError(), 1, "out of memory"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_every_failure_has_a_message_and_a_status(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, expected: str
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr("dit_lens.analysis_spec.json_schema", failing)
+    done = dit("schema")
+    assert done.exit_code == status
+    assert expected in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("how", [["--debug", "schema"], ["schema"]])
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, how: list[str]) -> None:
+    def failing() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("dit_lens.analysis_spec.json_schema", failing)
+    monkeypatch.setenv("DIT_LENS_DEBUG", "1")
+    assert isinstance(dit(*how).exception, ZeroDivisionError)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m dit_lens.cli schema | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "{\n0\n"
+    assert done.stderr == ""
