@@ -24,20 +24,23 @@ $(VENV)/bin/python:
 
 # torch goes first and alone: with it installed, no other package's request can choose another build.
 $(VENV)/.torch: | $(VENV)/bin/python
-	$(PIP) install --quiet $(TORCH)
+	@echo "Installing torch …"
+	@$(PIP) install -qq $(TORCH)
 	@touch $@
 
 $(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
-	$(PIP) install --quiet -c constraints.txt -e .
+	@echo "Installing dit_lens and what it needs …"
+	@$(PIP) install -qq -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
-	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@echo "Installing dit_lens and its development tools …"
+	@$(PIP) install -qq -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.core
 
+# The command's last line is the path of the report.
 demo: $(VENV)/.core
 	$(VENV)/bin/dit-lens run $(DEMO) --out $(OUT)
-	@echo "$(OUT)/report.html"
 
 browser:
 	@scripts/install-chromium
