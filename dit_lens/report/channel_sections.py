@@ -9,8 +9,16 @@ from markupsafe import Markup
 
 from dit_lens.report import findings, plots
 from dit_lens.report.plots.token_maps import data_uri
-from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, View, selection_words
-from dit_lens.report.text import count, shorten
+from dit_lens.report.section import (
+    MissingTable,
+    RunView,
+    Section,
+    SectionBuilder,
+    Tile,
+    View,
+    selection_words,
+)
+from dit_lens.report.text import count, shorten, times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +83,7 @@ def channel_set(run: RunView) -> Section:
     if run.channels is None:
         raise MissingTable("This run wrote no channel set (channels.json).")
     blocks = {str(block): list(chosen) for block, chosen in run.channels.get("blocks", {}).items()}
+    distinct = {channel for chosen in blocks.values() for channel in chosen}
     rows = Markup("").join(
         Markup("<tr><th scope='row'>{}</th><td>{}</td></tr>").format(
             block,
@@ -93,11 +102,11 @@ def channel_set(run: RunView) -> Section:
         lead=f"The set that every later question is about, chosen by: {selection_words(run.channels)}.",
         extra=table,
         reading="One row per transformer block: the residual stream after that block is ranked by the "
-        "statistic, and "
-        "the channels that pass the rule are listed. A channel that stays over many rows is a property of "
-        "the model "
-        "rather than of one layer. The same set lies beside this page as channels.json.",
+        "statistic, and the channels that pass the rule are listed. A channel that stays over many rows "
+        "is a property of the model rather than of one layer. The same set lies beside this page as "
+        "channels.json.",
         conclusion=findings.channel_set(blocks),
+        tiles=(Tile(str(len(distinct)), f"different massive channels in {count(len(blocks), 'block')}"),),
     )
 
 
@@ -112,10 +121,9 @@ def spectrum(run: RunView) -> Section:
         "channel.",
         views=_views(table, plots.spectrum, sites),
         reading="Both axes are logarithmic. A model without massive channels draws a line that leaves the "
-        "median "
-        "gently; a massive channel is a point high above the first ranks, labelled with its number. The "
-        "dotted line is "
-        "the median channel. Values are averaged over steps, prompts and seeds.",
+        "median gently; a massive channel is a point high above the first ranks, labelled with its "
+        "number. The dotted line is the median channel. Values are averaged over steps, prompts and "
+        "seeds.",
         conclusion=findings.spectrum(_at(table, sites[0])),
         table="spectrum",
         repeat=_repeat("spectrum", sites[0]),
@@ -132,14 +140,25 @@ def ratio_map(run: RunView) -> Section:
         lead="The strongest channel of each block at each denoising step, as a multiple of the median "
         "channel.",
         views=_views(table, plots.ratio_map, sites),
-        reading="Each cell is one block at one step; its number is the channel that leads there, its colour "
-        "the ratio "
-        "on a logarithmic scale. Denoising runs from left (pure noise) to right. Vertical stripes mean that "
-        "the "
-        "timestep drives the size, horizontal bands that depth does.",
+        reading="Each cell is one block at one step; its number is the channel that leads there, its "
+        "colour the ratio on a logarithmic scale. Denoising runs from left (pure noise) to right. "
+        "Vertical stripes mean that the timestep drives the size, horizontal bands that depth does.",
         conclusion=findings.ratio_map(_at(table, sites[0])),
+        tiles=_peak(_at(table, sites[0])),
         table="ratio_map",
         repeat=_repeat("ratio_map", sites[0]),
+    )
+
+
+def _peak(rows: pd.DataFrame) -> tuple[Tile, ...]:
+    """Return the first card's numbers: the highest ratio, and whose it is."""
+    rows = rows.dropna(subset=["ratio"])
+    if rows.empty:
+        return ()
+    peak = rows.loc[rows["ratio"].idxmax()]
+    return (
+        Tile(times(peak["ratio"]), f"the median channel: the highest ratio, in block {int(peak['block'])}"),
+        Tile(str(int(peak["channel"])), "the channel that reaches it"),
     )
 
 
@@ -153,9 +172,8 @@ def life(run: RunView) -> Section:
         lead="The same few channels followed through the blocks, and through the denoising steps.",
         views=_views(table, plots.life, sites),
         reading="Lines are means, bands reach from the smallest to the largest value: over steps on the "
-        "left, over "
-        "blocks on the right. A band that stays narrow on the left means that a block sets the size "
-        "whatever the step.",
+        "left, over blocks on the right. A band that stays narrow on the left means that a block sets the "
+        "size whatever the step.",
         conclusion=findings.life(_at(table, sites[0])),
         table="life",
         repeat=_repeat("life", sites[0]),
@@ -172,9 +190,8 @@ def stability(run: RunView) -> Section:
         lead="Overlap of top-k sets chosen from single prompts, seeds, steps, and neighbouring blocks.",
         views=_views(table, plots.stability, sites),
         reading="A Jaccard overlap of 1 means that two sets are the same, 0 that they share nothing. Each "
-        "point is a "
-        "mean over pairs (their number is in the hover). The dotted line is what two random sets of that "
-        "size share.",
+        "point is a mean over pairs (their number is in the hover). The dotted line is what two random "
+        "sets of that size share.",
         conclusion=findings.stability(_at(table, sites[0])),
         table="stability",
         repeat=_repeat("stability", sites[0]),
@@ -188,13 +205,11 @@ def agreement(run: RunView) -> Section:
     return Section(
         id="agreement",
         title="Does the definition matter?",
-        lead="“Absolute channel mean” can be read as |mean over tokens| or as the mean of |value|; the two "
-        "differ for "
-        "channels that change sign over the image.",
+        lead="“Absolute channel mean” can be read as |mean over tokens| or as the mean of |value|; the "
+        "two differ for channels that change sign over the image.",
         views=_views(table, plots.agreement, sites),
-        reading="Bars at 1 mean that both readings choose the same channels, so the choice does not matter "
-        "there. The "
-        "dotted line is the overlap of two random sets of that size.",
+        reading="Bars at 1 mean that both readings choose the same channels, so the choice does not "
+        "matter there. The dotted line is the overlap of two random sets of that size.",
         conclusion=findings.agreement(_at(table, sites[0])),
         table="agreement",
         repeat=_repeat("agreement", sites[0]),
@@ -216,12 +231,11 @@ def variance(run: RunView) -> Section:
         id="variance",
         title="What drives them?",
         lead="The variance of each massive channel, split over denoising step, prompt, seed, their "
-        "interaction, and "
-        "the position of the token.",
+        "interaction, and the position of the token.",
         views=tuple(views),
-        reading="Each bar adds up to the channel's whole variance. A channel driven by the step is a clock, "
-        "one driven by "
-        "prompt or seed carries content, one driven by the token carries a layout over the image.",
+        reading="Each bar adds up to the channel's whole variance. A channel driven by the step is a "
+        "clock, one driven by prompt or seed carries content, one driven by the token carries a layout "
+        "over the image.",
         conclusion=findings.variance(_at(table, sites[0])),
         table="variance",
         repeat=_repeat("variance", sites[0]),
@@ -238,11 +252,10 @@ def births(run: RunView) -> Section:
         lead="How much the attention and the MLP of each block write into each top channel of the residual "
         "stream.",
         views=_views(table, plots.births, sites),
-        reading="A tall bar is a block that writes much into the channel: where it is born or fed; a "
-        "channel without tall "
-        "bars is merely carried along. Hovering shows the channel's rank among all that the layer writes, "
-        "and its share "
-        "of that write.",
+        reading="A tall bar is a layer that writes much into the channel: where it is born or fed. Blocks "
+        "without tall bars merely carry it along. Writes may cancel, so bars say who moves the channel, "
+        "not what remains of it. Hovering shows each write's part of all writes into the channel, and the "
+        "channel's rank among all that the layer writes.",
         conclusion=findings.births(_at(table, sites[0])),
         table="births",
         repeat=_repeat("births", sites[0]),
@@ -256,14 +269,12 @@ def adaln(run: RunView) -> Section:
     return Section(
         id="adaln",
         title="Does AdaLN single them out?",
-        lead="The shift, scale and gate that each block takes from the timestep and the pooled text, at the "
-        "massive "
-        "channels, ranked among all channels.",
+        lead="The shift, scale and gate that each block takes from the timestep and the pooled text, at "
+        "the massive channels, ranked among all channels.",
         views=_views(table, plots.adaln, sites),
         reading="100 means that the signal is larger (in magnitude) at this channel than at any other, 50 "
-        "that it is as "
-        "large as at a typical one (dotted). Gates near 100 mean that the block amplifies what it writes "
-        "there.",
+        "that it is as large as at a typical one (dotted). A gate near 100 means that the block lets "
+        "through more of its write there than elsewhere.",
         conclusion=findings.adaln(_at(table, sites[0])),
         table="adaln",
         repeat=_repeat("adaln", sites[0]),
@@ -329,8 +340,7 @@ def images(run: RunView) -> Section:
     figures = Markup("").join(
         Markup(
             "<figure class='tile'><img src='{}' alt='{}' loading='lazy'><figcaption>{}<small>seed "
-            "{}{}</small>"
-            "</figcaption></figure>"
+            "{}{}</small></figcaption></figure>"
         ).format(
             data_uri(_picture(run, entry), longest=384),
             f"Generated image for the prompt: {entry.prompt} (seed {entry.seed})",

@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dit_lens.report.text import count, listing, number, percent, signal_name, spans, writer_name
+from dit_lens.report.text import count, listing, number, percent, place_of_write, signal_name, spans, times
 
 STRONG = 5.0  # × the median: the level the sentences count blocks and steps at
+UNDEFINED = "No ratio is defined: in every block the median channel is zero."
 
 
 def spectrum(table: pd.DataFrame) -> str:
     """Say which channel leads, where, and how far above the median (one stream, branch, statistic)."""
-    top = table.sort_values("ratio", ascending=False).drop_duplicates("block")
+    table = table.dropna(subset=["ratio"])
+    if table.empty:
+        return UNDEFINED
+    top = table.sort_values("ratio", ascending=False, kind="stable").drop_duplicates("block")
     leader = top["channel"].mode().iloc[0]
     led = int((top["channel"] == leader).sum())
     peak = top.iloc[0]
     strong = sorted(int(block) for block in top.loc[top["ratio"] >= STRONG, "block"])
     reach = (
-        f"The top channel is at {number(STRONG)} × the median or more in blocks {spans(strong)}."
+        f"The top channel is at {times(STRONG)} the median or more in blocks {spans(strong)}."
         if strong
-        else f"In no block does a channel reach {number(STRONG)} × the median."
+        else f"In no block does a channel reach {times(STRONG)} the median."
     )
     return (
-        f"Channel {int(leader)} is the largest in {led} of {count(len(top), 'block')}; the highest ratio to "
-        "the median "
-        f"channel is {number(peak['ratio'])} (channel {int(peak['channel'])}, block {int(peak['block'])}). "
-        f"{reach}"
+        f"Channel {int(leader)} is the largest in {led} of {count(len(top), 'block')}; the highest ratio "
+        f"to the median channel is {number(peak['ratio'])} (channel {int(peak['channel'])}, block "
+        f"{int(peak['block'])}). {reach}"
     )
 
 
 def ratio_map(table: pd.DataFrame) -> str:
     """Say where and when the ratio peaks, how it moves over time, and how often one channel leads."""
+    table = table.dropna(subset=["ratio"])
+    if table.empty:
+        return UNDEFINED
     peak = table.loc[table["ratio"].idxmax()]
     over_time = table.groupby("step")["ratio"].mean()
     sigma = table.groupby("step")["sigma"].first()
@@ -43,31 +49,32 @@ def ratio_map(table: pd.DataFrame) -> str:
     trend = "rises" if change > 1.1 else "falls" if change < 1 / 1.1 else "hardly changes"
     return (
         f"The ratio peaks at {number(peak['ratio'])} in block {int(peak['block'])} at step "
-        f"{int(peak['step'])} "
-        f"(σ = {number(peak['sigma'])}). Averaged over blocks it {trend} from the first step to the last, "
-        "from "
-        f"{number(over_time.iloc[0])} (σ = {number(sigma.iloc[0])}) to {number(over_time.iloc[-1])} "
-        f"(σ = {number(sigma.iloc[-1])}). Channel {int(same.index[0])} leads in {int(same.iloc[0])} of "
-        f"{count(len(table), 'cell')}."
+        f"{int(peak['step'])} (σ = {number(peak['sigma'])}). Averaged over blocks it {trend} from the "
+        f"first step to the last, from {number(over_time.iloc[0])} (σ = {number(sigma.iloc[0])}) to "
+        f"{number(over_time.iloc[-1])} (σ = {number(sigma.iloc[-1])}). Channel {int(same.index[0])} leads "
+        f"in {int(same.iloc[0])} of {count(len(table), 'cell')}."
     )
 
 
 def life(table: pd.DataFrame) -> str:
     """Say where the strongest channel first stands out, and where it is largest."""
+    table = table.dropna(subset=["ratio"])
+    if table.empty:
+        return UNDEFINED
     leader = int(table.loc[table["ratio"].idxmax(), "channel"])
     depth = table[table["channel"] == leader].groupby("block")["ratio"].mean()
     above = depth[depth >= STRONG]
-    peak = f"is largest in block {int(depth.idxmax())} ({number(depth.max())} ×, mean over steps)"
+    peak = f"is largest in block {int(depth.idxmax())} ({times(depth.max())}, mean over steps)"
     if above.empty:
-        return f"Channel {leader} stays below {number(STRONG)} × the median in every block; it {peak}."
+        return f"Channel {leader} stays below {times(STRONG)} the median in every block; it {peak}."
     last = depth.index[-1]
     end = (
-        f"and is still at {number(depth.iloc[-1])} × in the last block"
+        f"and is still at {times(depth.iloc[-1])} in the last block"
         if depth.iloc[-1] >= STRONG
-        else f"and falls to {number(depth.iloc[-1])} × in the last block ({int(last)})"
+        else f"and falls to {times(depth.iloc[-1])} in the last block ({int(last)})"
     )
     first = int(above.index[0])
-    return f"Channel {leader} first reaches {number(STRONG)} × the median in block {first}, {peak}, {end}."
+    return f"Channel {leader} first reaches {times(STRONG)} the median in block {first}, {peak}, {end}."
 
 
 def stability(table: pd.DataFrame) -> str:
@@ -99,8 +106,7 @@ def agreement(table: pd.DataFrame) -> str:
     )
     return (
         f"The sets by |mean| and by mean |value| overlap {number(table['jaccard'].mean())} on average "
-        "(chance "
-        f"{number(table['chance'].mean())}){which}."
+        f"(chance {number(table['chance'].mean())}){which}."
     )
 
 
@@ -111,26 +117,21 @@ def variance(table: pd.DataFrame) -> str:
     content = sum(float(share.get(source, 0.0)) for source in ("prompt", "seed", "interaction"))
     return (
         f"Averaged over {count(len(table.drop_duplicates(['block', 'channel'])), 'massive channel')} (one "
-        "per block and "
-        f"channel), the variance comes from {listing(words)}; what depends on prompt or seed beyond the "
-        "layout is "
-        f"{percent(content)}."
+        f"per block and channel), the variance comes from {listing(words)}. Prompt, seed and their "
+        f"interaction together make {percent(content)}."
     )
 
 
 def births(table: pd.DataFrame) -> str:
-    """Say which block and writer makes the largest write into the leading channels."""
-    peak = (
-        table.reindex(table["value"].abs().sort_values(ascending=False).index)
-        .drop_duplicates("channel")
-        .head(3)
-    )
+    """Say who makes the largest write into the leading channels, and its part of all writes there."""
+    by_size = table.sort_values("value", key=abs, ascending=False, kind="stable")
+    peak = by_size.drop_duplicates("channel").head(3)
     words = [
-        f"channel {int(row.channel)} by the {writer_name(str(row.writer))} of block {int(row.block)} "
-        f"({number(row.value)}, rank {int(row.rank)})"
+        f"channel {int(row.channel)} by {place_of_write(str(row.writer), int(row.block))} "
+        f"({percent(row.share)} of all that is written into it)"
         for row in peak.itertuples()
     ]
-    return f"Largest writes: {listing(words)}."
+    return f"Largest single writes: into {listing(words)}."
 
 
 def adaln(table: pd.DataFrame) -> str:
@@ -158,8 +159,8 @@ def token_maps(table: pd.DataFrame) -> str:
     samples = len(table.drop_duplicates(["prompt_index", "seed"]))
     return (
         f"In {count(len(spatial), 'map')} of {count(samples, 'image')}, on average "
-        f"{percent(spatial.mean())} of a map's "
-        "energy varies over the image; the rest is the same at every token."
+        f"{percent(spatial.mean())} of a map's energy varies over the image; the rest is the same at every "
+        "token."
     )
 
 

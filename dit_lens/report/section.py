@@ -45,8 +45,19 @@ class View:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One number for the first card of the report, and what it counts."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """One question of a report. All strings are plain text; only `extra` is HTML."""
+    """One question of a report. All strings are plain text; only `extra` is HTML.
+
+    `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
+    """
 
     id: str
     title: str
@@ -55,6 +66,7 @@ class Section:
     extra: Markup = field(default_factory=Markup)
     reading: str = ""
     conclusion: str = ""
+    tiles: tuple[Tile, ...] = ()
     table: str = ""
     repeat: str = ""
     missing: str = ""
@@ -110,9 +122,8 @@ class RunView:
         if self.channels is not None and not any(self.channels.get("blocks", {}).values()):
             return (
                 f"No channel passes the rule of this run ({selection_words(self.channels)}), so the table "
-                f"“{name}” "
-                "has no rows. A ratio or top-k rule in the spec would choose the strongest channels there "
-                "are."
+                f"“{name}” has no rows. A ratio or top-k rule in the spec would choose the strongest "
+                "channels there are."
             )
         return f"The table “{name}” has no rows: nothing in this run had the coordinates that it describes."
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dit_lens.report.section import RunView, Section
+from dit_lens.report.section import RunView, Section, Tile
 from dit_lens.report.text import count, number
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number of the first card, and what it counts."""
-
-    value: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,8 @@ def summarise(run: RunView, sections: Sequence[Section]) -> Summary:
     without = tuple(
         Finding(section.id, section.title, section.missing) for section in sections if section.missing
     )
-    return Summary(_lead(run), tuple(_tiles(run)), findings, without)
+    tiles = [tile for section in sections for tile in section.tiles] + _of_the_run(run)
+    return Summary(_lead(run), tuple(tiles), findings, without)
 
 
 def _lead(run: RunView) -> str:
@@ -63,26 +56,13 @@ def _lead(run: RunView) -> str:
     return f"{model}{', ' + words if words else ''}.{ended[record.status]}"
 
 
-def _tiles(run: RunView) -> list[Tile]:
+def _of_the_run(run: RunView) -> list[Tile]:
     record = run.record
     tiles = []
-    if "ratio_map" in run.folder.table_names and len(table := run.folder.table("ratio_map")):
-        own = table[table["statistic"] == run.statistic]
-        peak = (own if len(own) else table).nlargest(1, "ratio").iloc[0]
-        place = f"highest ratio to the median ({peak['stream']} stream, block {int(peak['block'])})"
-        tiles.append(Tile(f"{number(peak['ratio'])} ×", place))
-        tiles.append(Tile(f"{int(peak['channel'])}", "the channel that reaches it"))
-    if run.channels is not None:
-        blocks = run.channels.get("blocks", {})
-        distinct = {channel for chosen in blocks.values() for channel in chosen}
-        tiles.append(Tile(str(len(distinct)), f"different massive channels in {count(len(blocks), 'block')}"))
     if "steps" in record.sampling:
         tiles.append(Tile(str(record.sampling["steps"]), "denoising steps"))
     if record.finished is not None:
         seconds = (record.finished - record.started).total_seconds()
-        tiles.append(
-            Tile(
-                f"{number(seconds / 60, 2)} min" if seconds >= 90 else f"{number(seconds)} s", "of computing"
-            )
-        )
+        lasted = f"{number(seconds / 60, 2)} min" if seconds >= 90 else f"{number(seconds)} s"
+        tiles.append(Tile(lasted, "of computing"))
     return tiles

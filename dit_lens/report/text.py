@@ -76,14 +76,24 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of one as a percentage.
+    """Return a share of one as a percentage; its space does not break.
 
     >>> percent(0.825), percent(0.004)
-    ('82 %', '0.4 %')
+    ('82\xa0%', '0.4\xa0%')
     """
     if not math.isfinite(share):
         return "not defined"
-    return f"{100 * share:.0f} %" if abs(share) >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+    digits = 0 if abs(share) >= 0.0995 or share == 0 else 1
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as a multiple; its space does not break.
+
+    >>> times(14.2)
+    '14.2\xa0×'
+    """
+    return f"{number(ratio)}\N{NO-BREAK SPACE}×"
 
 
 def listing(items: Sequence[Any], conjunction: str = "and") -> str:
@@ -128,7 +138,18 @@ def writer_name(name: str) -> str:
     >>> writer_name("attn"), writer_name("mlp")
     ('attention', 'MLP')
     """
-    return {"attn": "attention", "attn2": "second attention", "mlp": "MLP"}.get(name, name)
+    words = {"attn": "attention", "attn2": "second attention", "mlp": "MLP", "embed": "input embedding"}
+    return words.get(name, name)
+
+
+def place_of_write(writer: str, block: int) -> str:
+    """Return who writes into the residual stream, and where, as words.
+
+    >>> place_of_write("mlp", 1), place_of_write("embed", 0)
+    ('the MLP of block 1', 'the input embedding')
+    """
+    name = f"the {writer_name(writer)}"
+    return name if writer == "embed" else f"{name} of block {block}"
 
 
 def signal_name(signal: str) -> str:

@@ -39,7 +39,7 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
             value[_massive(block)] *= [1 + 2 * block, 1 + block, 2.5, 2]
             order = np.argsort(-value)
             for statistic, factor in (("abs_mean", 1.0), ("mean_abs", 1.1)):
-                for rank, channel in enumerate(order):
+                for rank, channel in enumerate(order, start=1):
                     rows["spectrum"].append(
                         {**site, "block": block, "rank": rank, "channel": channel, "statistic": statistic,
                          "value": factor * value[channel], "ratio": value[channel] / np.median(value)}
@@ -75,7 +75,7 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
                     ("step", "prompt", "seed", "interaction", "token"), shares, strict=True
                 ):
                     rows["variance"].append({**where, "source": source, "share": share})
-                for writer in ("attn", "mlp"):
+                for writer in ("attn", "mlp", "embed") if block == 0 else ("attn", "mlp"):
                     size = rng.exponential(1 + 6 * (channel == 81 and block == 1 and writer == "mlp"))
                     rows["births"].append(
                         {
@@ -98,8 +98,8 @@ def synthetic_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
                 for row, col in np.ndindex(GRID, GRID):
                     rows["token_maps"].append(
                         {"prompt": prompt, "prompt_index": index, "seed": 0, "stream": "image",
-                         "branch": "cond", "block": block, "step": STEPS - 1, "channel": channel, "row": row, "col": col,
-                         "value": grid[row, col]}
+                         "branch": "cond", "block": block, "step": STEPS - 1, "channel": channel,
+                         "row": row, "col": col, "value": grid[row, col]}
                     )  # fmt: skip
     return {name: pd.DataFrame(entries) for name, entries in rows.items()}
 

@@ -12,6 +12,7 @@ from dit_lens.report.plots.origins import adaln, births, variance
 from dit_lens.report.plots.sets import agreement, stability
 from dit_lens.report.plots.spectrum import spectrum
 from dit_lens.report.plots.token_maps import token_maps
+from dit_lens.report.plots.training import top_ratios, training_curve
 
 __all__ = [
     "spectrum",
@@ -23,4 +24,6 @@ __all__ = [
     "births",
     "adaln",
     "token_maps",
+    "training_curve",
+    "top_ratios",
 ]

@@ -9,11 +9,12 @@ import plotly.graph_objects as go
 
 from dit_lens.report.plots.frame import BLOCK_AXIS, leading_channels, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
-from dit_lens.report.text import number, percent, signal_name, writer_name
+from dit_lens.report.text import number, percent, place_of_write, signal_name, writer_name
 from dit_lens.report.theme import NEUTRAL, category
 
 SOURCES = ("step", "prompt", "seed", "interaction", "token")
-WRITERS = ("attn", "attn2", "mlp")
+LAYERS = ("attn", "attn2", "mlp")
+WRITERS = (*LAYERS, "embed")
 VARIANCE = ("stream", "branch", "block", "channel", "source", "share")
 BIRTHS = ("stream", "branch", "block", "channel", "writer", "value", "rank", "share")
 ADALN = ("stream", "branch", "block", "channel", "signal", "value", "percentile")
@@ -80,8 +81,9 @@ def variance(
 def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", limit: int = 6) -> go.Figure:
     """Draw, for the top channels, how much each block's attention and MLP write into them.
 
-    `table`: the `births` table, values in activation units; at most `limit` channels, the largest writes
-    first. Raises `BadInput` for missing columns or coordinates.
+    What enters before any block stands at block 0. `table`: the `births` table, values in activation units;
+    at most `limit` channels, the largest writes first. Raises `BadInput` for missing columns or
+    coordinates.
     """
     rows = rows_of(table, BIRTHS, stream=stream, branch=branch)
     channels = leading_channels(rows, "value", limit)
@@ -95,16 +97,17 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
         x={"matches": "x", "dtick": max(1, rows["block"].nunique() // 12), "showgrid": False},
         y={"nticks": 5},
         x_title=BLOCK_AXIS,
-        y_title="written (activation units)",
+        y_title="written: mean |gate × output|",
         gap=0.08,
         legend=len(writers),
     )
     figure = panels.figure(
-        f"The largest write, {number(most['value'])}, goes into channel {int(most['channel'])}: by the "
-        f"{writer_name(str(most['writer']))} of block {int(most['block'])} ({where(stream, branch)})"
+        f"The largest write, {number(most['value'])}, goes into channel {int(most['channel'])}, by "
+        f"{place_of_write(str(most['writer']), int(most['block']))} ({where(stream, branch)})"
     )
     for index, channel in enumerate(channels):
-        for order, name in enumerate(writers):
+        for name in writers:
+            order = WRITERS.index(name)
             one = rows[(rows["channel"] == channel) & (rows["writer"] == name)].sort_values("block")
             figure.add_trace(
                 go.Bar(
@@ -115,9 +118,9 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
                     showlegend=index == 0,
                     marker={"color": category(order)["color"], "pattern": _pattern(order)},
                     customdata=one[["rank", "share"]].to_numpy(),
-                    hovertemplate=f"channel {channel}, {writer_name(name)} of block %{{x}}<br>writes "
-                    f"%{{y:.3g}}"
-                    "<br>rank %{customdata[0]} of its channels, share %{customdata[1]:.1%}<extra></extra>",
+                    hovertemplate=f"channel {channel}, {writer_name(name)} at block %{{x}}<br>writes "
+                    "%{y:.3g}, %{customdata[1]:.1%} of all writes into it<br>rank %{customdata[0]} "
+                    "among its channels<extra></extra>",
                     **panels.axes(index),
                 )
             )
@@ -175,8 +178,7 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
                     marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
                     customdata=one[["channel", "value"]].to_numpy(),
                     hovertemplate=f"{signal_name(signal)}, block %{{x}}<br>channel %{{customdata[0]}}: "
-                    f"%{{customdata[1]:.3g}}"
-                    "<br>percentile %{y:.1f}<extra></extra>",
+                    "%{customdata[1]:.3g}<br>percentile %{y:.1f}<extra></extra>",
                     **panels.axes(index),
                 )
             )
@@ -201,7 +203,7 @@ def _signals(rows: pd.DataFrame) -> list[str]:
     order = {
         f"{kind}_{part}": position
         for position, (part, kind) in enumerate(
-            (part, kind) for part in WRITERS for kind in ("shift", "scale", "gate")
+            (part, kind) for part in LAYERS for kind in ("shift", "scale", "gate")
         )
     }
     there = [str(name) for name in rows["signal"].unique()]

@@ -74,9 +74,10 @@ def token_maps(
     )
     figure = panels.figure(
         f"“{plot_text(str(first['prompt']), limit=90)}”, seed {int(first['seed'])}: massive channels over "
-        "the image "
-        f"tokens at step {last}"
+        f"the image tokens at step {last}"
     )
+    figure.update_layout(margin={"l": 4, "r": 4})
+    figure.update_annotations(align="left")
     for index in range(len(titles)):
         suffix = "" if index == 0 else str(index + 1)
         figure.layout[f"yaxis{suffix}"].update(scaleanchor=f"x{suffix}", scaleratio=1)

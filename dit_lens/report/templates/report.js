@@ -19,9 +19,30 @@
     try { return window.localStorage.getItem("dit_lens.theme"); } catch { return null; }
   };
   const mode = () => root.dataset.theme || (system.matches ? "dark" : "light");
-  function showMode(shown = mode()) {
-    button.setAttribute("aria-pressed", String(mode() === "dark"));
-    for (const plot of plots) if (plot.dataset.drawn) window.Plotly.relayout(plot, { template: templates[shown] });
+  function dress(plot, shown) {
+    // A hidden figure is dressed when it is chosen: each costs a redraw.
+    if (!plot.dataset.drawn || !plot.clientWidth || plot.dataset.mode === shown) return;
+    plot.dataset.mode = shown;
+    window.Plotly.relayout(plot, { template: templates[shown] });
+  }
+  function showMode() {
+    const shown = mode();
+    button.setAttribute("aria-pressed", String(shown === "dark"));
+    root.dataset.figures = "changing";
+    // What the reader sees first; the rest follows one per turn, so that the page answers at once.
+    const middle = (box) => Math.abs(box.top + box.height / 2 - window.innerHeight / 2);
+    const far = new Map(plots.map((plot) => [plot, middle(plot.getBoundingClientRect())]));
+    const waiting = [...plots].sort((a, b) => far.get(a) - far.get(b));
+    (function next() {
+      if (shown !== mode()) return; // changed again meanwhile
+      const plot = waiting.shift();
+      if (!plot) {
+        root.dataset.figures = "drawn";
+        return;
+      }
+      dress(plot, shown);
+      window.setTimeout(next, 0);
+    })();
   }
   if (["light", "dark"].includes(remembered())) root.dataset.theme = remembered();
   button.hidden = false;
@@ -52,6 +73,7 @@
     figure.layout.template = templates[mode()];
     figure.layout.width = plot.clientWidth;
     plot.dataset.drawn = "yes";
+    plot.dataset.mode = mode();
     window.Plotly.newPlot(plot, figure.data, figure.layout, config);
   }
   function fit(plot, width = plot.clientWidth) {
@@ -82,6 +104,7 @@
       const shown = [...figures].find((figure) => !figure.hidden).querySelector(".plot");
       draw(shown);
       fit(shown);
+      dress(shown, mode());
     };
     select.addEventListener("change", show);
     if (select.value !== "0") show(); // a reloaded page keeps the reader's choice
@@ -89,8 +112,10 @@
 
   // ---- paper is light, and as wide as a page
   window.addEventListener("beforeprint", () => {
-    showMode("light");
-    for (const plot of plots) fit(plot, 680);
+    for (const plot of plots) {
+      dress(plot, "light");
+      fit(plot, 680);
+    }
   });
   window.addEventListener("afterprint", () => {
     showMode();

@@ -1,0 +1,302 @@
+"""The page as a file: whole, self-contained, escaped, and rebuilt without torch."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dit_lens.errors import BadInput
+from dit_lens.report import build_report
+from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+from dit_lens.report.page import render
+from dit_lens.report.section import RunView, Section
+from dit_lens.run.records import RunFolder
+
+pytestmark = pytest.mark.pure
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, scripts, and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.words: list[str] = []
+        self._inside: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
+        if tag in {"script", "style"}:
+            self._inside = tag
+            if tag == "script":
+                self.scripts.append((attributes, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            attributes, text = self.scripts.pop()
+            self.scripts.append((attributes, text + data))
+        elif self._inside is None:
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def html(run_dir: Path) -> str:
+    return build_report(run_dir).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+# ----------------------------------------------------------------------------------------------- contents
+def test_every_section_is_linked_has_a_figure_and_says_what_its_numbers_say(page, html) -> None:
+    ids = {attributes["id"] for tag, attributes in page.elements if tag == "section"}
+    assert ids == {
+        "summary", "channels", "spectrum", "ratio-map", "life", "stability", "agreement", "variance",
+        "births", "adaln", "token-maps", "images", "provenance",
+    }  # fmt: skip
+    links = {attributes["href"] for attributes in page.all("a") if attributes["href"].startswith("#")}
+    assert {f"#{name}" for name in ids} <= links
+    described = [attributes for attributes in page.all("p") if attributes.get("class") == "conclusion"]
+    assert len(described) == len(ids) - 2
+    assert "Nothing to show" not in page.text
+
+
+def test_the_summary_repeats_each_sections_sentence(page, html) -> None:
+    summary = html[html.index('id="summary"') : html.index('id="channels"')]
+    rest = html[html.index('id="channels"') :]
+    sentences = re.findall(r'<p class="conclusion"[^>]*>(.*?)</p>', rest, flags=re.S)
+    assert len(sentences) == 11
+    for sentence in sentences:
+        assert sentence in summary
+
+
+def test_the_first_card_agrees_with_the_sections(page, run_dir) -> None:
+    rows = RunFolder(run_dir).table("ratio_map").query("stream == 'image' and branch == 'cond'")
+    peak = rows.loc[rows["ratio"].idxmax()]
+    assert f"the highest ratio, in block {peak['block']}" in page.text
+    assert page.text.count(f"{peak['ratio']:.3g}") >= 3, "tile, card and section say the same number"
+
+
+def test_figures_hold_their_data_their_title_and_a_place_to_be_drawn(page) -> None:
+    data = [text for attributes, text in page.scripts if attributes.get("type") == "application/json"]
+    figures = [figure for figure in map(json.loads, data) if "data" in figure]
+    places = [attributes for attributes in page.all("div") if attributes.get("class") == "plot"]
+    assert len(figures) == len(places) > 20
+    for figure in figures:
+        assert figure["data"]
+        assert "template" not in figure["layout"], "the page has one template for each mode"
+        assert "title" not in figure["layout"], "a title is text of the page"
+    captions = Counter(attributes["id"] for attributes in page.all("figcaption") if "id" in attributes)
+    assert all(captions[place["aria-labelledby"]] == 1 for place in places)
+
+
+def test_the_rows_behind_a_figure_can_be_had(page, run_dir) -> None:
+    downloads = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
+    text = base64.b64decode(downloads["agreement.csv"].partition(",")[2]).decode()
+    rows = RunFolder(run_dir).table("agreement")
+    assert text == rows.to_csv(index=False)
+    assert "spectrum.csv" not in downloads, "a large table stays beside the page"
+    assert (run_dir / "tables" / "spectrum.parquet").exists()
+    assert "tables/spectrum.parquet" in {a["href"] for a in page.all("a")}
+
+
+def test_provenance_and_the_commands_that_repeat_it_are_there(page) -> None:
+    for fact in ("ab" * 32, "c" * 40, "with uncommitted changes", "3.11.7 on Linux", "160 s", "2.13.0"):
+        assert fact in page.text
+    assert "dit-lens run spec.yaml --out ../again" in page.text
+    assert "plots.ratio_map(table, stream='image', branch='cond', statistic='abs_mean').show()" in page.text
+
+
+def test_the_repeat_snippet_of_a_section_runs(run_dir, monkeypatch) -> None:
+    import plotly.graph_objects as go
+
+    shown: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
+    monkeypatch.chdir(run_dir)
+    snippets = [build(RunView(RunFolder(run_dir))).repeat for build in CHANNEL_SECTIONS]
+    for snippet in filter(None, snippets):
+        exec(snippet, {})
+    assert len(shown) == 9
+
+
+# -------------------------------------------------------------------------------------------- self-contained
+def test_nothing_is_loaded_from_elsewhere(page) -> None:
+    for tag, attributes in page.elements:
+        assert tag not in {"iframe", "object", "embed", "base"}
+        for name in ("src", "srcset", "href", "action", "data", "poster"):
+            value = attributes.get(name, "")
+            assert not re.match(r"(https?:)?//", value), f"{tag} {name}={value[:60]}"
+            assert tag == "a" or not value or value.startswith("data:"), f"{tag} {name}={value[:60]}"
+
+
+def test_the_page_forbids_every_script_but_its_own_two(page) -> None:
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    script_rule = policy.partition("script-src ")[2].partition(";")[0]
+    assert "unsafe" not in script_rule
+    own = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
+    assert len(own) == 2
+    assert "plotly.js" in own[0][:200]
+    for text in own:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in script_rule
+
+
+def test_hostile_text_is_shown_and_nothing_more(page, html) -> None:
+    assert page.text.count("<script>alert(1)</script>") >= 5, "shown as text: prompt, caption, command, spec"
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+    assert not [a for a in page.all("img") if a.get("src") == "x"]
+    assert "alert(1)</script>" not in html.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    for attributes, text in page.scripts:
+        if attributes.get("type") == "application/json":
+            assert "<" not in text
+
+
+def test_the_same_run_makes_the_same_bytes(run_dir, html) -> None:
+    assert build_report(run_dir).read_text(encoding="utf-8") == html
+
+
+WITHOUT_TORCH = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "diffusers", "transformers", "nnsight", "sklearn", "xarray"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+from dit_lens.report import build_report
+print(build_report(sys.argv[1]).stat().st_size)
+try:
+    import torch
+except ImportError:
+    print("torch was blocked")
+"""
+
+
+def test_a_report_is_rebuilt_where_torch_cannot_be_imported(make_run, tables) -> None:
+    folder = make_run({"agreement": tables["agreement"]})
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("torch was blocked\n")
+
+
+# ------------------------------------------------------------------------------------------ what is not there
+def said(folder: Path) -> str:
+    return Page(build_report(folder).read_text(encoding="utf-8")).text
+
+
+def test_an_absent_table_is_explained_in_its_place(make_run, tables) -> None:
+    text = said(make_run({"agreement": tables["agreement"], "life": tables["life"]}))
+    assert "This run wrote no table “spectrum”. Its analysis does not ask for it. It has 2 tables:" in text
+    assert "Nothing to show for:" in text
+
+
+def test_a_run_that_failed_says_so(make_run, tables) -> None:
+    folder = make_run(
+        {"agreement": tables["agreement"]}, status="failed", failure="NaN <b>in</b> block 3", finished=None
+    )
+    text = said(folder)
+    assert "It ended with an error: NaN <b>in</b> block 3" in text
+    assert "failed: NaN <b>in</b> block 3" in text
+    assert "This run ended with an error." in text
+
+
+def test_a_rule_that_no_channel_passes_is_named(make_run, tables) -> None:
+    folder = make_run({"variance": tables["variance"].head(0), "spectrum": tables["spectrum"]})
+    RunFolder(folder).write_channels(
+        {"schema_version": 1, "statistic": "max_abs", "stream": "image", "blocks": {"0": []},
+         "selection": {"rule": "2402.17762"}}
+    )  # fmt: skip
+    text = said(folder)
+    assert (
+        "No channel passes the rule of this run (rule = 2402.17762, statistic max_abs, image stream)" in text
+    )
+    assert "No channel passes the rule of this run in any block." in text
+
+
+def test_an_empty_table_of_a_run_with_channels_is_no_fault_of_the_rule(make_run, tables) -> None:
+    assert "The table “births” has no rows" in said(make_run({"births": tables["births"].head(0)}))
+
+
+def test_a_table_with_other_columns_costs_its_own_section_only(make_run, tables) -> None:
+    text = said(make_run({"life": tables["life"].drop(columns="sigma"), "agreement": tables["agreement"]}))
+    assert "needs the column(s) sigma" in text
+    assert "The sets by |mean| and by mean |value| overlap" in text
+
+
+def test_a_damaged_image_is_named(make_run, tables) -> None:
+    folder = make_run({"agreement": tables["agreement"]})
+    (folder / "images" / "sample_0.png").write_bytes(b"no picture")
+    assert "The image sample_0.png cannot be read" in said(folder)
+
+
+def test_an_image_that_was_deleted_is_left_out(make_run, tables) -> None:
+    folder = make_run({"token_maps": tables["token_maps"]})
+    for picture in (folder / "images").glob("*.png"):
+        picture.unlink()
+    text = said(folder)
+    assert "This run kept no images." in text
+    assert "massive channels over the image tokens" in text
+
+
+def test_no_run_folder_no_report(tmp_path) -> None:
+    with pytest.raises(BadInput, match="no run folder"):
+        build_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------- extending
+def test_a_section_is_one_function(run_dir) -> None:
+    def verdict(run: RunView) -> Section:
+        """A later part's question."""
+        return Section(id="verdict", title="Detail or semantics?", lead="<b>", conclusion="Not supported.")
+
+    page = Page(render(RunView(RunFolder(run_dir)), (verdict,)))
+    assert "Not supported." in page.text
+    assert "#verdict" in {attributes["href"] for attributes in page.all("a")}
+    with pytest.raises(BadInput, match="share an id"):
+        render(RunView(RunFolder(run_dir)), (verdict, verdict))
+
+
+# --------------------------------------------------------------------------------------------- accessibility
+def test_structure_that_a_screen_reader_walks(page) -> None:
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "aria-describedby", "for"):
+        for _, attributes in page.elements:
+            assert set(attributes.get(name, "").split()) <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(attributes.get("alt") for attributes in page.all("img"))
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("main")) == len(page.all("nav")) == 1
+    assert len(page.all("label")) == len(page.all("select"))
