@@ -1,10 +1,13 @@
-"""Stage 1: a small CLIP trained on the shapes world.
+"""Stages 1 and 2: a small CLIP for the shapes world, text towers first.
 
-One image tower, two text towers (SD3 conditions on two different CLIPs). The image tower with the first text
-tower ships as the scorer; the two text towers become the pipeline's `text_encoder` and `text_encoder_2`.
+SD3 conditions on two different CLIPs, so there are two text towers. They learn to place a caption at the sum
+of fixed orthonormal codes of the attribute values that it names. The image tower is then trained
+contrastively against the frozen first text tower (locked tuning, 2111.07991, with the roles swapped).
+Training all three from scratch against one another sat on a plateau for 800 steps: position and shape stayed
+at chance, because a word moves only once the picture does.
 
-Captions match every picture that agrees with what they say, so the contrastive targets are spread over all
-matching rows, and single-attribute prompts ("a striped shape") compete within their attribute.
+The image tower and the first text tower ship as the scorer; the two text towers become the pipeline's
+`text_encoder` and `text_encoder_2`.
 """
 
 from __future__ import annotations
@@ -46,44 +49,89 @@ def text_config(tokenizer: CLIPTokenizer, *, layers: int, activation: str) -> CL
 
 def vision_config() -> CLIPVisionConfig:
     return CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=384,
+        hidden_size=128,
+        intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=IMAGE_SIZE,
-        patch_size=6,
+        patch_size=8,
         projection_dim=PROJECTION,
     )
 
 
-class TwinTextClip(nn.Module):
-    """The scorer (image tower, first text tower) and the second text tower, trained together."""
+def attribute_codes() -> Tensor:
+    """Orthonormal codes of the 29 attribute values, float32 [29, 64]: where text towers place each."""
+    generator = torch.Generator().manual_seed(29)
+    count = sum(len(values) for values in ATTRIBUTES.values())
+    square = torch.randn(PROJECTION, PROJECTION, generator=generator)
+    return torch.linalg.qr(square).Q[:count].contiguous()
+
+
+class TextTowers(nn.Module):
+    """The two text encoders of the pipeline."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
-        first = text_config(tokenizer, layers=3, activation="quick_gelu")
-        self.clip = CLIPModel(
-            CLIPConfig(text_config=first.to_dict(), vision_config=vision_config().to_dict(), projection_dim=PROJECTION)
-        )
+        self.first = CLIPTextModelWithProjection(text_config(tokenizer, layers=3, activation="quick_gelu"))
         self.second = CLIPTextModelWithProjection(text_config(tokenizer, layers=4, activation="gelu"))
 
-    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised [n, 64] from each tower."""
-        pooled = self.clip.text_model(input_ids=ids).pooler_output
-        one = self.clip.text_projection(pooled)
-        two = self.second(input_ids=ids).text_embeds
-        return F.normalize(one.float(), dim=-1), F.normalize(two.float(), dim=-1)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
-        return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
+class TextStep:
+    """1 − cosine between each tower's caption embedding and the normalised sum of the codes that it names."""
 
-    def first_text_encoder(self) -> CLIPTextModelWithProjection:
-        """The scorer's text tower as the module that SD3's pipeline expects, same weights."""
-        encoder = CLIPTextModelWithProjection(self.clip.config.text_config)
-        encoder.text_model.load_state_dict(self.clip.text_model.state_dict())
-        encoder.text_projection.load_state_dict(self.clip.text_projection.state_dict())
-        return encoder.eval()
+    def __init__(
+        self, towers: TextTowers, tokenizer: CLIPTokenizer, pool: Pool, batch: int, device: str
+    ) -> None:
+        self.towers, self.tokenizer, self.pool, self.batch, self.device = (
+            towers,
+            tokenizer,
+            pool,
+            batch,
+            device,
+        )
+        self.codes = attribute_codes().to(device)
+        sizes = [len(values) for values in ATTRIBUTES.values()]
+        self.offsets = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(self.pool), (self.batch,), generator=generator)
+        captions, named = captions_of(self.pool, rows, generator, partial=0.5)
+        codes = self.codes[(self.pool.labels[rows] + self.offsets).to(self.device)]
+        target = F.normalize((codes * named.to(self.device)[..., None]).sum(1), dim=-1)
+        ids = tokenise(self.tokenizer, captions).to(self.device)
+        embeds = [tower(ids).text_embeds.float() for tower in (self.towers.first, self.towers.second)]
+        return torch.stack([(1 - F.cosine_similarity(e, target)).mean() for e in embeds]).mean()
+
+
+def build_clip(first: CLIPTextModelWithProjection) -> CLIPModel:
+    """The scorer: a new image tower beside the trained, frozen first text tower."""
+    config = CLIPConfig(
+        text_config=first.config.to_dict(), vision_config=vision_config().to_dict(), projection_dim=PROJECTION
+    )
+    clip = CLIPModel(config)
+    clip.text_model.load_state_dict(first.text_model.state_dict())
+    clip.text_projection.load_state_dict(first.text_projection.state_dict())
+    clip.text_model.requires_grad_(False)
+    clip.text_projection.requires_grad_(False)
+    embeddings = clip.vision_model.embeddings
+    # CLIP's default deviation of 0.02 suits millions of pictures; here a patch's place must matter at once.
+    nn.init.normal_(embeddings.position_embedding.weight, std=0.5)
+    nn.init.xavier_uniform_(
+        embeddings.patch_embedding.weight.view(embeddings.patch_embedding.out_channels, -1)
+    )
+    return clip
+
+
+def encode_text(clip: CLIPModel, ids: Tensor) -> Tensor:
+    """Unit vectors, float32 [n, 64]."""
+    return F.normalize(clip.text_projection(clip.text_model(input_ids=ids).pooler_output).float(), dim=-1)
+
+
+def encode_image(clip: CLIPModel, pixels: Tensor) -> Tensor:
+    """Unit vectors, float32 [n, 64], from pixels in [-1, 1]."""
+    return F.normalize(
+        clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output).float(), dim=-1
+    )
 
 
 def attribute_prompts() -> list[tuple[str, list[str]]]:
@@ -94,41 +142,57 @@ def attribute_prompts() -> list[tuple[str, list[str]]]:
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Token ids [n, 20], padded as the pipeline pads."""
     ids: Tensor = tokenizer(
-        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        texts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
     return ids
 
 
-class ContrastiveStep:
-    """Loss of one step; holds the pool and the tokenised prompts."""
+def captions_of(
+    pool: Pool, rows: Tensor, generator: torch.Generator, *, partial: float
+) -> tuple[list[str], Tensor]:
+    """Captions of some rows and which attributes each names, bool [n, 6]."""
+    pairs = [caption_of(pool.scenes[r], generator, partial=partial) for r in rows.tolist()]
+    return [caption for caption, _ in pairs], torch.tensor([named for _, named in pairs])
 
-    def __init__(self, model: TwinTextClip, tokenizer: CLIPTokenizer, pool: Pool, batch: int, device: str) -> None:
-        self.model, self.tokenizer, self.pool, self.batch, self.device = model, tokenizer, pool, batch, device
+
+class ContrastiveStep:
+    """Contrastive loss of the image tower against the frozen text tower.
+
+    Captions match every picture that agrees with what they say, so the targets are spread over all matching
+    rows, and single-attribute prompts ("a striped shape") compete within their attribute.
+    """
+
+    def __init__(
+        self, clip: CLIPModel, tokenizer: CLIPTokenizer, pool: Pool, batch: int, device: str
+    ) -> None:
+        self.clip, self.tokenizer, self.pool, self.batch, self.device = clip, tokenizer, pool, batch, device
         groups = attribute_prompts()
         self.sizes = [len(prompts) for _, prompts in groups]
-        self.prompt_ids = tokenise(tokenizer, [p for _, prompts in groups for p in prompts]).to(device)
+        ids = tokenise(tokenizer, [p for _, prompts in groups for p in prompts]).to(device)
+        with torch.no_grad():
+            self.prompts = encode_text(clip, ids)
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.pool), (self.batch,), generator=generator)
         pixels = _augment(self.pool.pixels(rows), generator).to(self.device)
         labels = self.pool.labels[rows].to(self.device)
-        captions, named = zip(
-            *(caption_of(self.pool.scenes[r], generator, partial=0.3) for r in rows.tolist()), strict=True
-        )
-        image = self.model.encode_image(pixels)
-        ids = tokenise(self.tokenizer, list(captions)).to(self.device)
-        texts = self.model.encode_text(torch.cat([ids, self.prompt_ids]))
-        scale = self.model.clip.logit_scale.exp().clamp(max=100)
+        captions, named = captions_of(self.pool, rows, generator, partial=0.3)
+        with torch.no_grad():
+            text = encode_text(self.clip, tokenise(self.tokenizer, captions).to(self.device))
+        image = encode_image(self.clip, pixels)
+        scale = self.clip.logit_scale.exp().clamp(max=100)
         # A caption matches a picture if every attribute that it names agrees.
-        agree = (labels[None] == labels[:, None]) | ~torch.tensor(named, device=self.device)[:, None]
+        agree = (labels[None] == labels[:, None]) | ~named.to(self.device)[:, None]
         match = agree.all(-1).float()
-        loss = torch.zeros((), device=self.device)
-        for text in texts:
-            logits = scale * text[: self.batch] @ image.T
-            loss = loss + _soft_cross_entropy(logits, match) + _soft_cross_entropy(logits.T, match.T)
-            scores = (scale * image @ text[self.batch :].T).split(self.sizes, dim=1)
-            loss = loss + 2 * sum(F.cross_entropy(s, labels[:, i]) for i, s in enumerate(scores)) / len(scores)
-        return loss / 4
+        logits = scale * text @ image.T
+        contrast = (_soft_cross_entropy(logits, match) + _soft_cross_entropy(logits.T, match.T)) / 2
+        scores = (scale * image @ self.prompts.T).split(self.sizes, dim=1)
+        by_attribute = torch.stack([F.cross_entropy(s, labels[:, i]) for i, s in enumerate(scores)])
+        return contrast + by_attribute.sum()
 
 
 def _soft_cross_entropy(logits: Tensor, match: Tensor) -> Tensor:
@@ -136,11 +200,13 @@ def _soft_cross_entropy(logits: Tensor, match: Tensor) -> Tensor:
 
 
 def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, a little blur and noise: the read-out will judge generated pictures, not only rendered ones."""
+    """Brightness, a little blur and noise: the read-out will judge generated pictures as well."""
     n = len(pixels)
     gain = 1 + 0.06 * torch.randn(n, 1, 1, 1, generator=generator)
     shift = 0.06 * torch.randn(n, 3, 1, 1, generator=generator)
     softness = 0.35 * torch.rand(n, 1, 1, 1, generator=generator)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    noise = 0.08 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pixels.shape, generator=generator)
+    noise = (
+        0.08 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pixels.shape, generator=generator)
+    )
     return (pixels + softness * (blurred - pixels)) * gain + shift + noise

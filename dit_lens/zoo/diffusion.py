@@ -20,21 +20,25 @@ T5_LENGTH = 256
 TIMESTEPS = 1000
 
 
+SIGNATURE = {
+    "sample_size": 24,
+    "patch_size": 2,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "num_layers": BLOCKS,
+    "attention_head_dim": HEAD_WIDTH,
+    "num_attention_heads": HEADS,
+    "joint_attention_dim": 2 * 64,
+    "caption_projection_dim": HEADS * HEAD_WIDTH,
+    "pooled_projection_dim": 2 * PROJECTION,
+    "pos_embed_max_size": 24,
+}
+"""The transformer's configuration: SD3-medium's architecture at 8 blocks × 128 channels."""
+
+
 def build_transformer() -> SD3Transformer2DModel:
-    """SD3-medium's architecture at 8 blocks × 128 channels, AdaLN-zero initialised (2212.09748)."""
-    model = SD3Transformer2DModel(
-        sample_size=24,
-        patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_layers=BLOCKS,
-        attention_head_dim=HEAD_WIDTH,
-        num_attention_heads=HEADS,
-        joint_attention_dim=2 * 64,
-        caption_projection_dim=HEADS * HEAD_WIDTH,
-        pooled_projection_dim=2 * PROJECTION,
-        pos_embed_max_size=24,
-    )
+    """The untrained transformer, AdaLN-zero initialised (2212.09748)."""
+    model = SD3Transformer2DModel(**SIGNATURE)
     for block in model.transformer_blocks:
         _zero(block.norm1.linear)
         _zero(block.norm1_context.linear)
@@ -58,7 +62,7 @@ class TextEncoders:
 
     @torch.no_grad()
     def __call__(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
-        """(tokens [n, 20, 128], pooled [n, 128]) exactly as `encode_prompt` builds them, without T5 padding."""
+        """(tokens [n, 20, 128], pooled [n, 128]) as `encode_prompt` builds them, without T5 padding."""
         ids = tokenise(self.tokenizer, captions).to(device)
         outs = [encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second)]
         tokens = torch.cat([o.hidden_states[-2] for o in outs], dim=-1)

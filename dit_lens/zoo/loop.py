@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -74,17 +80,25 @@ def fit(
 ) -> Fitted:
     """Train `model` in place; it ends with the EMA weights. Continues from `folder` if a checkpoint is there.
 
-    `loss_of_step` draws its own batch from the generator it is given. `precision="bf16"` runs it under autocast
-    (weights and optimiser stay float32). `stop_after` ends early at that step, checkpoint written (for tests).
+    `loss_of_step` draws its own batch from the generator it is given. `precision="bf16"` runs it under
+    autocast (weights and optimiser stay float32). `stop_after` ends early at that step, checkpoint written.
     """
     params = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(params.values(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        params.values(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+    )
     average = {k: p.detach().clone() for k, p in params.items()}
     start, spent, losses = _resume(folder, name, recipe, params, average, optimiser)
     started, saved, window = time.monotonic(), time.monotonic(), []
     end = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     model.train()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("loss {task.fields[loss]}")) as progress:
         task = progress.add_task(name, total=recipe.steps, completed=start, loss="–")
         for step in range(start, end):
@@ -93,7 +107,7 @@ def fit(
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
                 loss = loss_of_step(step_generator(recipe.seed, step))
             optimiser.zero_grad(set_to_none=True)
-            # On a line of its own: nnsight, once imported anywhere in the process, patches backward in one-line with-blocks.
+            # On a line of its own: nnsight, once imported, makes a backward inside a one-line `with` do nothing.
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
             optimiser.step()
@@ -105,7 +119,17 @@ def fit(
                 window = []
             progress.update(task, advance=1, loss=f"{losses[-1][1] if losses else window[-1]:.4f}")
             if time.monotonic() - saved > checkpoint_seconds or step + 1 == end:
-                _save(folder, name, recipe, step + 1, spent + time.monotonic() - started, losses, params, average, optimiser)
+                _save(
+                    folder,
+                    name,
+                    recipe,
+                    step + 1,
+                    spent + time.monotonic() - started,
+                    losses,
+                    params,
+                    average,
+                    optimiser,
+                )
                 saved = time.monotonic()
     for k, p in params.items():
         p.data.copy_(average[k])
@@ -138,7 +162,7 @@ def _save(
     partial = folder / f".{name}.partial"
     # State travels inside the same file as metadata, so weights and step can never come from two moments.
     save_file(tensors, partial, metadata={"state": json.dumps(state)})
-    os.replace(partial, folder / f"{name}.safetensors")
+    partial.replace(folder / f"{name}.safetensors")
 
 
 def read_state(folder: Path, name: str) -> dict[str, object] | None:

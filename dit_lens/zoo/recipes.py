@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dit_lens.zoo.loop import Recipe, scaled
 
@@ -13,9 +13,18 @@ class ZooRecipe:
 
     pool: int = 20_000
     pool_seed: int = 1
-    clip: Recipe = Recipe(steps=2000, batch=96, learning_rate=1e-3, warmup=100, weight_decay=0.05, seed=11)
-    autoencoder: Recipe = Recipe(steps=1800, batch=16, learning_rate=2e-3, warmup=100, ema=0.995, seed=12)
-    transformer: Recipe = Recipe(steps=4500, batch=32, learning_rate=2e-3, warmup=200, ema=0.998, seed=13)
+    text: Recipe = field(
+        default=Recipe(steps=1200, batch=128, learning_rate=1e-3, warmup=100, ema=0.99, seed=10)
+    )
+    clip: Recipe = field(
+        default=Recipe(steps=4000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.05, seed=11)
+    )
+    autoencoder: Recipe = field(
+        default=Recipe(steps=1800, batch=16, learning_rate=2e-3, warmup=100, ema=0.995, seed=12)
+    )
+    transformer: Recipe = field(
+        default=Recipe(steps=4500, batch=32, learning_rate=2e-3, warmup=200, ema=0.998, seed=13)
+    )
     caption_drop: float = 0.1
     """Share of training captions replaced by the empty one, for classifier-free guidance."""
     partial_captions: float = 0.1
@@ -28,6 +37,7 @@ class ZooRecipe:
         return ZooRecipe(
             pool=pool,
             pool_seed=self.pool_seed,
+            text=scaled(self.text, share),
             clip=scaled(self.clip, share),
             autoencoder=scaled(self.autoencoder, share),
             transformer=scaled(self.transformer, share),

@@ -16,7 +16,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -125,8 +125,8 @@ class Scene:
 
 
 _CAPTION = re.compile(
-    "^a (?P<size>{size}) (?P<colour>{colour}) (?P<detail>{detail}) (?P<shape>{shape}) (?P<position>{position})"
-    " on a (?P<background>{background}) background$".format(
+    "^a (?P<size>{size}) (?P<colour>{colour}) (?P<detail>{detail}) (?P<shape>{shape})"
+    " (?P<position>{position}) on a (?P<background>{background}) background$".format(
         **{name: "|".join(values) for name, values in ATTRIBUTES.items()}
     )
 )
@@ -192,7 +192,7 @@ def _inside(shape: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return across * (1 - notch_y) <= notch_x * (1 - along)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _coverage(shape: str, size: str) -> np.ndarray:
     """Share of each pixel that the subject covers when it sits in the centre, float32 [48, 48]."""
     fine = IMAGE_SIZE * _OVERSAMPLING

@@ -1,22 +1,23 @@
 """Retrain the embedded SD3 from nothing: `python -m dit_lens.zoo.train`.
 
-Three stages (a small CLIP, an autoencoder, the transformer), each resumable from its checkpoint in `--work`;
-then the pipeline and the scorer are written to `--out` as ordinary diffusers / transformers folders.
+Four stages (text towers, autoencoder, transformer, the scorer's image tower), each resumable from its
+checkpoint in `--work`; then the pipeline and the scorer are written to `--out` as ordinary diffusers / transformers folders.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
+from transformers import CLIPModel
 
 from dit_lens.errors import BadInput, DitLensError
 from dit_lens.zoo.autoencoder import AutoencoderStep, build_autoencoder, encode_pool, normalise
-from dit_lens.zoo.clip import ContrastiveStep, TwinTextClip
+from dit_lens.zoo.clip import ContrastiveStep, TextStep, TextTowers, build_clip
 from dit_lens.zoo.diffusion import FlowMatchingStep, TextEncoders, build_transformer
 from dit_lens.zoo.loop import Fitted, fit
 from dit_lens.zoo.recipes import ZooRecipe
@@ -36,31 +37,40 @@ def train(recipe: ZooRecipe, work: Path, out: Path, *, device: str, precision: s
     pool = build_pool(recipe.pool, recipe.pool_seed)
     tokenizer = build_tokenizer()
 
-    torch.manual_seed(recipe.clip.seed)
-    clip = TwinTextClip(tokenizer).to(device)
-    # The contrastive stage is small and sensitive: always float32.
-    clip_step = ContrastiveStep(clip, tokenizer, pool, recipe.clip.batch, device)
-    fitted = [fit("clip", clip, clip_step, recipe.clip, work, device=device)]
+    # The contrastive stages are small and sensitive: always float32.
+    torch.manual_seed(recipe.text.seed)
+    towers = TextTowers(tokenizer).to(device)
+    text_step = TextStep(towers, tokenizer, pool, recipe.text.batch, device)
+    fitted = [fit("text", towers, text_step, recipe.text, work, device=device)]
 
     torch.manual_seed(recipe.autoencoder.seed)
     vae = build_autoencoder().to(device)
     vae_step = AutoencoderStep(vae, pool, recipe.autoencoder.batch, device)
-    fitted.append(fit("autoencoder", vae, vae_step, recipe.autoencoder, work, device=device, precision=precision))
+    fitted.append(
+        fit("autoencoder", vae, vae_step, recipe.autoencoder, work, device=device, precision=precision)
+    )
     latents = encode_pool(vae, pool, device)
     normalise(vae, latents)
     latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
 
     torch.manual_seed(recipe.transformer.seed)
     transformer = build_transformer().to(device)
-    encoders = TextEncoders(clip.first_text_encoder().to(device), clip.second.eval(), tokenizer)
+    encoders = TextEncoders(towers.first, towers.second, tokenizer)
     step = FlowMatchingStep(transformer, latents, pool, encoders, recipe, device)
-    fitted.append(fit("transformer", transformer, step, recipe.transformer, work, device=device, precision=precision))
+    fitted.append(
+        fit("transformer", transformer, step, recipe.transformer, work, device=device, precision=precision)
+    )
+
+    torch.manual_seed(recipe.clip.seed)
+    clip = build_clip(towers.first).to(device)
+    clip_step = ContrastiveStep(clip, tokenizer, pool, recipe.clip.batch, device)
+    fitted.append(fit("clip", clip, clip_step, recipe.clip, work, device=device))
 
     write_folders(out, transformer, vae, encoders, clip)
     return fitted
 
 
-def write_folders(out: Path, transformer, vae, encoders: TextEncoders, clip: TwinTextClip) -> None:  # type: ignore[no-untyped-def]
+def write_folders(out: Path, transformer, vae, encoders: TextEncoders, clip: CLIPModel) -> None:  # type: ignore[no-untyped-def]
     """Save the pipeline as `out/shapes-sd3` and the scorer as `out/shapes-clip`, safetensors only."""
     from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
     from transformers import CLIPImageProcessorPil
@@ -80,9 +90,9 @@ def write_folders(out: Path, transformer, vae, encoders: TextEncoders, clip: Twi
     pipeline.save_pretrained(folder)
     (folder / "dit_lens.json").write_text(json.dumps({"sampling": SAMPLING}, indent=2) + "\n")
     scorer = out / "shapes-clip"
-    clip.clip.cpu().save_pretrained(scorer)
+    clip.cpu().save_pretrained(scorer)
     encoders.tokenizer.save_pretrained(scorer)
-    size = clip.clip.config.vision_config.image_size
+    size = clip.config.vision_config.image_size
     CLIPImageProcessorPil(
         size={"height": size, "width": size},
         do_center_crop=False,
@@ -93,12 +103,20 @@ def write_folders(out: Path, transformer, vae, encoders: TextEncoders, clip: Twi
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder that receives shapes-sd3/ and shapes-clip/.")] = Path("zoo_out"),
-    work: Annotated[Path, typer.Option(help="Checkpoints; a second run continues from them.")] = Path("zoo_work"),
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
-    precision: Annotated[Optional[str], typer.Option(help="fp32 or bf16 autocast; default bf16 on CUDA.")] = None,
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads for torch.")] = None,
-    miniature: Annotated[bool, typer.Option(help="A run of about a minute that proves the path, not the model.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder that receives shapes-sd3/ and shapes-clip/.")] = Path(
+        "zoo_out"
+    ),
+    work: Annotated[Path, typer.Option(help="Checkpoints; a second run continues from them.")] = Path(
+        "zoo_work"
+    ),
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16 autocast; default bf16 on CUDA.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,
+    miniature: Annotated[
+        bool, typer.Option(help="A run of about a minute that proves the path, not the model.")
+    ] = False,
 ) -> None:
     """Train the small SD3 that ships with dit_lens, from nothing, on one machine.
 
