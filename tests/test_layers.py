@@ -136,8 +136,8 @@ def test_light_modules_load_no_model_code(module: str) -> None:
 
 
 def test_importing_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import dit_lens; print(time.perf_counter() - t)"
-    # The best of several: a busy machine can only make it slower, never quicker.
+    # Processor time, the best of several: a busy machine must not fail this test.
+    code = "import time; t = time.process_time(); import dit_lens; print(time.process_time() - t)"
     assert min(float(in_a_fresh_process(code)) for _ in range(5)) <= 0.3
 
 

@@ -61,12 +61,13 @@ def test_help_carries_an_example_that_parses(path: list[str]) -> None:
 
 def test_help_comes_at_once_and_loads_no_library() -> None:
     code = (
-        "import sys, time; t = time.perf_counter(); from dit_lens.cli import app\n"
+        "import sys, time; from dit_lens.cli import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'diffusers', 'nnsight', 'numpy', 'pandas', 'plotly'} & set(sys.modules)\n"
-        "print(time.perf_counter() - t, sorted(heavy), file=sys.stderr)"
+        "print(time.process_time(), sorted(heavy), file=sys.stderr)"
     )
+    # Processor time of the whole process, the best of several: a busy machine must not fail this test.
     outcomes = []
     for _ in range(4):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
