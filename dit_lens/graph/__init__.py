@@ -1,0 +1,1 @@
+"""What is declared: which values to read, edit, carry and compare."""
