@@ -38,7 +38,7 @@ class AutoencoderStep:
     def __init__(self, vae: nn.Module, pool: Pool, batch: int, device: str) -> None:
         self.vae, self.pool, self.batch, self.device = vae, pool, batch, device
 
-    def __call__(self, generator: torch.Generator) -> Tensor:
+    def __call__(self, step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.pool), (self.batch,), generator=generator)
         pixels = self.pool.pixels(rows).to(self.device)
         posterior = self.vae.encode(pixels).latent_dist

@@ -93,7 +93,7 @@ class TextStep:
         sizes = [len(values) for values in ATTRIBUTES.values()]
         self.offsets = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
 
-    def __call__(self, generator: torch.Generator) -> Tensor:
+    def __call__(self, step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.pool), (self.batch,), generator=generator)
         captions, named = captions_of(self.pool, rows, generator, partial=0.5)
         codes = self.codes[(self.pool.labels[rows] + self.offsets).to(self.device)]
@@ -176,7 +176,7 @@ class ContrastiveStep:
         with torch.no_grad():
             self.prompts = encode_text(clip, ids)
 
-    def __call__(self, generator: torch.Generator) -> Tensor:
+    def __call__(self, step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.pool), (self.batch,), generator=generator)
         pixels = _augment(self.pool.pixels(rows), generator).to(self.device)
         labels = self.pool.labels[rows].to(self.device)

@@ -69,7 +69,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def fit(
     name: str,
     model: nn.Module,
-    loss_of_step: Callable[[torch.Generator], Tensor],
+    loss_of_step: Callable[[int, torch.Generator], Tensor],
     recipe: Recipe,
     folder: Path,
     *,
@@ -80,7 +80,7 @@ def fit(
 ) -> Fitted:
     """Train `model` in place; it ends with the EMA weights. Continues from `folder` if a checkpoint is there.
 
-    `loss_of_step` draws its own batch from the generator it is given. `precision="bf16"` runs it under
+    `loss_of_step(step, generator)` draws its own batch from that generator. `precision="bf16"` runs it under
     autocast (weights and optimiser stay float32). `stop_after` ends early at that step, checkpoint written.
     """
     params = {k: p for k, p in model.named_parameters() if p.requires_grad}
@@ -105,9 +105,9 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
-                loss = loss_of_step(step_generator(recipe.seed, step))
+                loss = loss_of_step(step, step_generator(recipe.seed, step))
             optimiser.zero_grad(set_to_none=True)
-            # On a line of its own: nnsight, once imported, makes a backward inside a one-line `with` do nothing.
+            # On a line of its own: nnsight, once imported, voids a one-line `with …: backward()`.
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
             optimiser.step()

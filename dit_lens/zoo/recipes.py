@@ -32,6 +32,10 @@ class ZooRecipe:
     padded_batches: float = 0.05
     """Share of steps that carry the 256 zero tokens which diffusers puts in place of an absent T5."""
 
+    noise_shift: float = 2.5
+    """Shift of the transformer's training noise levels from step `noise_shift_from` on."""
+    noise_shift_from: int = 2300
+
     def miniature(self, share: float = 0.004, pool: int = 512) -> ZooRecipe:
         """The same recipe in about a minute: proves the code path, not the model."""
         return ZooRecipe(

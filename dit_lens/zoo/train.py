@@ -1,7 +1,8 @@
 """Retrain the embedded SD3 from nothing: `python -m dit_lens.zoo.train`.
 
 Four stages (text towers, autoencoder, transformer, the scorer's image tower), each resumable from its
-checkpoint in `--work`; then the pipeline and the scorer are written to `--out` as ordinary diffusers / transformers folders.
+checkpoint in `--work`; then the pipeline and the scorer are written to `--out` as ordinary diffusers /
+transformers folders.
 """
 
 from __future__ import annotations

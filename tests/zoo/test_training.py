@@ -25,7 +25,7 @@ def line(seed: int = 0) -> tuple[nn.Module, object]:
     torch.manual_seed(seed)
     model = nn.Linear(3, 1)
 
-    def loss(generator: torch.Generator) -> torch.Tensor:
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         x = torch.randn(4, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).pow(2).mean()
 
@@ -51,7 +51,7 @@ def test_a_finished_stage_is_read_back_without_a_step(tmp_path):
     model, loss = line()
     fit("line", model, loss, RECIPE, tmp_path)
     again, _ = line(seed=7)
-    fit("line", again, lambda _: pytest.fail("trained again"), RECIPE, tmp_path)
+    fit("line", again, lambda *_: pytest.fail("trained again"), RECIPE, tmp_path)
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
 
 
