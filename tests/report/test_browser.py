@@ -15,6 +15,7 @@ from dit_lens.report import build_report
 pytestmark = pytest.mark.browser
 
 CHROMIUM = Path(os.environ.get("DIT_LENS_CHROMIUM", "/usr/bin/chromium"))
+PATIENCE = 120_000  # milliseconds: a busy machine draws slowly, and slowness is no defect of the page
 REQUIRED = os.environ.get("DIT_LENS_REQUIRE_BROWSER") == "1"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -79,6 +80,7 @@ def visit(browser: Any, report: Path) -> Iterator[Any]:
     def open_page(width: int = 1280, mode: str = "light") -> Visit:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE)
         seen = Visit(context.new_page())
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.on("console", lambda message: seen.console.append(f"{message.type}: {message.text}"))
@@ -147,7 +149,7 @@ def test_another_view_is_drawn_when_it_is_chosen(visit) -> None:
 
 
 def drawn(seen: Visit) -> None:
-    seen.page.wait_for_selector("html[data-figures=drawn]", state="attached", timeout=60_000)
+    seen.page.wait_for_selector("html[data-figures=drawn]", state="attached", timeout=PATIENCE)
 
 
 def colours(seen: Visit) -> tuple[str, str]:
