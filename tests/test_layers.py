@@ -29,17 +29,17 @@ ALLOWED = {
     "cli": {"errors", "zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }
 
+# Programs, not library modules: they have command lines of their own and may use whatever they train or measure.
+PROGRAMS = ("zoo.train", "zoo.measure", "zoo.card")
+
 # Third-party packages that only some modules may know.
 CONFINED = {
     "nnsight": {"model.lens", "model.check", "run.runner"},
     "plotly": {"report"},
-    "typer": {"cli", "zoo.train"},
+    "typer": {"cli", *PROGRAMS},
     "rich": {"cli", "model.progress", "zoo"},
     "sklearn": {"methods"},
 }
-
-# `zoo.train` is a program, not a library module: it may use what it trains for.
-PROGRAMS = ("zoo.train", "zoo.evaluate", "zoo.card")
 
 HEAVY = ("torch", "diffusers", "transformers", "nnsight", "pandas", "xarray", "plotly", "numpy", "pydantic")
 
