@@ -29,7 +29,7 @@ ALLOWED = {
     "cli": {"errors", "zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }
 
-# Programs, not library modules: they have command lines of their own and may use whatever they train or measure.
+# Programs, not library modules: they have command lines of their own and may use whatever they measure.
 PROGRAMS = ("zoo.train", "zoo.measure", "zoo.card")
 
 # Third-party packages that only some modules may know.
