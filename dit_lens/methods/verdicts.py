@@ -1,0 +1,187 @@
+"""An effect as a value, and the one sentence that its numbers allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.resampling import smallest_p
+
+Outcome = Literal["supported", "not supported", "undecided"]
+Direction = Literal["greater", "less"]
+
+LARGE = 0.8
+"""A large effect in standard deviations of the paired differences (Cohen 1988)."""
+
+VERDICT_RULE = (
+    "A claim says that the treatment exceeds its control (or falls below it, as stated). Supported: p (after "
+    "correction, where several cells were tested) is at most alpha, the whole confidence interval lies on "
+    "the claimed side of 0, and the estimate reaches the smallest effect that matters, where one was stated. "
+    "Not supported: otherwise, if the interval reaches no further than 0 in the claimed direction, or ends "
+    "short of the smallest effect that matters; where none was stated, if p exceeds alpha and the interval "
+    f"contains 0 but no large effect ({LARGE} standard deviations of the paired differences). Undecided: "
+    "everything else, and every study too small to reach alpha."
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A paired difference, treatment − control, with all that is needed to judge it.
+
+    `estimate`, its interval and `sd` (standard deviation of the paired differences) are in the metric's
+    units; `n` counts prompts. What is undefined is None, and `note` says why. `p_adjusted` is None where one
+    test stands alone.
+    """
+
+    name: str
+    estimate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    p: float | None
+    p_adjusted: float | None
+    control: str
+    note: str = ""
+    sd: float | None = None
+    confidence: float = 0.95
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain JSON values, one per field."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Effect:
+        """The effect that `to_data` described.
+
+        Raises:
+            BadInput: a field is missing or unknown.
+        """
+        known = {each.name for each in fields(cls)}
+        required = {"name", "estimate", "ci_low", "ci_high", "n", "p", "p_adjusted", "control"}
+        wrong = sorted((set(data) - known) | (required - set(data)))
+        if wrong:
+            raise BadInput(
+                f"This is no effect: {', '.join(wrong)} is missing or unknown. An effect has "
+                f"{', '.join(sorted(known))}."
+            )
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an effect says about a claim, why, and the sentence for a reader."""
+
+    outcome: Outcome
+    reason: str
+    sentence: str
+
+
+def judge(
+    effect: Effect,
+    *,
+    claim: str = "",
+    direction: Direction = "greater",
+    smallest: float | None = None,
+    alpha: float = 0.05,
+) -> Verdict:
+    """Decide by `VERDICT_RULE` whether an effect supports a claim.
+
+    Args:
+        claim: what the effect would show, as a clause ("zeroing massive channels disrupts the image more").
+        direction: the side of the control that the claim names; `less` for metrics that fall, such as PSNR.
+        smallest: the smallest difference that would matter, in the metric's units, positive.
+
+    Raises:
+        BadInput: a direction that does not exist, a `smallest` that is not positive, alpha outside (0, 1).
+
+    >>> effect = Effect("distance, massive", 0.3, 0.2, 0.4, 24, 0.0002, None, "random", sd=0.2)
+    >>> judge(effect).sentence
+    'Supported: distance, massive exceeds random by 0.3 (95 % CI 0.2 to 0.4, n = 24 prompts, p = 0.0002).'
+    """
+    if direction not in ("greater", "less"):
+        raise BadInput(f"There is no direction {direction!r}; there are greater and less.")
+    if smallest is not None and not (math.isfinite(smallest) and smallest > 0):
+        raise BadInput(f"The smallest effect that matters is {smallest}; it must be positive.")
+    if not 0 < alpha < 1:
+        raise BadInput(f"alpha is {alpha}; it must lie between 0 and 1, for example 0.05.")
+    outcome, reason = _decide(effect, 1.0 if direction == "greater" else -1.0, smallest, alpha)
+    return Verdict(outcome, reason, _sentence(effect, claim, outcome, reason))
+
+
+def _decide(effect: Effect, sign: float, smallest: float | None, alpha: float) -> tuple[Outcome, str]:
+    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
+    if p is None or effect.estimate is None or effect.ci_low is None or effect.ci_high is None:
+        return "undecided", effect.note or "there is no p-value or no interval"
+    estimate = sign * effect.estimate
+    low, high = sorted((sign * effect.ci_low, sign * effect.ci_high))
+    significant = p <= alpha and low > 0
+    if significant and estimate >= (smallest or 0.0):
+        return "supported", f"p is at most {alpha:g} and the interval excludes 0"
+    if smallest_p(effect.n) > alpha:
+        return "undecided", f"{effect.n} prompts cannot give a p-value of {alpha:g} or less"
+    if high <= 0:
+        return "not supported", "the whole interval lies at 0 or on the other side of it"
+    if smallest is not None:
+        if high < smallest:
+            return (
+                "not supported",
+                f"the interval ends short of {_plain(smallest)}, the smallest that matters",
+            )
+        if significant:
+            return (
+                "undecided",
+                f"the effect may be smaller than {_plain(smallest)}, the smallest that matters",
+            )
+    elif p > alpha and low <= 0 and effect.sd is not None and high < LARGE * effect.sd:
+        return (
+            "not supported",
+            f"p exceeds {alpha:g}; the interval contains 0 but no large effect ({_plain(LARGE * effect.sd)})",
+        )
+    if p > alpha:
+        return "undecided", f"p exceeds {alpha:g}, yet an effect that matters is not excluded"
+    return "undecided", "the interval contains 0, although p does not exceed alpha"
+
+
+def _sentence(effect: Effect, claim: str, outcome: Outcome, reason: str) -> str:
+    head = outcome.capitalize() + ": " + (f"{claim.rstrip('.')}. " if claim else "")
+    name = effect.name if not claim else effect.name[:1].upper() + effect.name[1:]
+    tail = "" if outcome == "supported" else f"; {reason}"
+    if effect.estimate is None:
+        return f"{head}{name} has no difference to {effect.control} (n = {effect.n} prompts){tail}."
+    if effect.estimate == 0:
+        relation = f"equals {effect.control}"
+    else:
+        verb = "exceeds" if effect.estimate > 0 else "falls below"
+        relation = f"{verb} {effect.control} by {_plain(abs(effect.estimate))}"
+    return f"{head}{name} {relation} ({numbers(effect)}){tail}."
+
+
+def numbers(effect: Effect) -> str:
+    """Interval, n and p of an effect in words; the interval is turned to the side of the estimate.
+
+    >>> numbers(Effect("a", -0.3, -0.4, -0.2, 24, 0.01, 0.03, "b"))
+    '95 % CI 0.2 to 0.4, n = 24 prompts, p = 0.01, after correction p = 0.03'
+    """
+    parts = []
+    if effect.ci_low is not None and effect.ci_high is not None:
+        ends = (effect.ci_low, effect.ci_high)
+        if effect.estimate is not None and effect.estimate < 0:
+            ends = (-effect.ci_high, -effect.ci_low)
+        parts.append(f"{100 * effect.confidence:g} % CI {_plain(ends[0])} to {_plain(ends[1])}")
+    parts.append(f"n = {effect.n} prompt{'' if effect.n == 1 else 's'}")
+    parts.append("no p-value" if effect.p is None else _p_text(effect.p))
+    if effect.p_adjusted is not None:
+        parts.append(f"after correction {_p_text(effect.p_adjusted)}")
+    return ", ".join(parts)
+
+
+def _p_text(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def _plain(value: float) -> str:
+    text = f"{value:.3g}".replace("-", "−")
+    return "0" if text in {"−0", "0"} else text
