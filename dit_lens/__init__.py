@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dit_lens.analysis import run_analysis
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
+    from dit_lens.methods.controls import controls
     from dit_lens.model.hook_points import HookPoint
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.loading import load
@@ -37,9 +38,13 @@ _HOMES = {
     "discover": "dit_lens.methods.channels",
     "ChannelStatistics": "dit_lens.methods.channels",
     "ChannelSet": "dit_lens.methods.channels",
+    "controls": "dit_lens.methods.controls",
     "run_analysis": "dit_lens.analysis",
     "plots": "dit_lens.report.plots",
 }
+
+# Names that stand for the module itself, not for something in it.
+_MODULES = ("plots",)
 
 __all__ = [
     "load",
@@ -50,6 +55,7 @@ __all__ = [
     "discover",
     "ChannelStatistics",
     "ChannelSet",
+    "controls",
     "run_analysis",
     "plots",
     "DitLensError",
@@ -63,8 +69,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
     home = import_module(_HOMES[name])
-    # A name that is its own module (`plots`) is the module; any other is an attribute of its home.
-    value = home if _HOMES[name].endswith(f".{name}") else getattr(home, name)
+    value = home if name in _MODULES else getattr(home, name)
     globals()[name] = value
     return value
 
