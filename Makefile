@@ -43,7 +43,7 @@ demo: $(VENV)/.core
 	$(VENV)/bin/dit-lens run $(DEMO) --out $(OUT)
 
 browser:
-	@scripts/install-chromium
+	@.ci/install-chromium
 
 test: $(VENV)/.dev browser
 	$(VENV)/bin/python -m pytest $(ARGS)

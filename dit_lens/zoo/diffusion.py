@@ -81,9 +81,11 @@ class FlowMatchingStep:
         encoders: TextEncoders,
         recipe: ZooRecipe,
         device: str,
+        *,
+        earlier_steps: int = 0,
     ) -> None:
         self.model, self.latents, self.pool, self.encoders = model, latents.to(device), pool, encoders
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.earlier_steps = recipe, device, earlier_steps
 
     def __call__(self, step: int, generator: torch.Generator) -> Tensor:
         batch = self.recipe.transformer.batch
@@ -112,7 +114,8 @@ class FlowMatchingStep:
         distribution hardly visits; SD3 shifts for the same reason at high resolution (2403.03206, 5.3.2).
         """
         sigma = torch.sigmoid(torch.randn(batch, generator=generator))
-        shift = self.recipe.noise_shift if step >= self.recipe.noise_shift_from else 1.0
+        late = step + self.earlier_steps >= self.recipe.noise_shift_from
+        shift = self.recipe.noise_shift if late else 1.0
         return shift * sigma / (1 + (shift - 1) * sigma)
 
     def _captions(self, rows: Tensor, generator: torch.Generator) -> list[str]:

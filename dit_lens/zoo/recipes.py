@@ -25,6 +25,12 @@ class ZooRecipe:
     transformer: Recipe = field(
         default=Recipe(steps=4500, batch=32, learning_rate=2e-3, warmup=200, ema=0.998, seed=13)
     )
+    transformer_until: int = 2768
+    """The first schedule is left at this step: shapes had only begun to appear, and its rate was falling."""
+    refinement: Recipe = field(
+        default=Recipe(steps=2700, batch=32, learning_rate=1.5e-3, warmup=100, ema=0.998, seed=14)
+    )
+    """A second schedule from the first one's averaged weights (a warm restart, 1608.03983)."""
     caption_drop: float = 0.1
     """Share of training captions replaced by the empty one, for classifier-free guidance."""
     partial_captions: float = 0.1
@@ -45,4 +51,6 @@ class ZooRecipe:
             clip=scaled(self.clip, share),
             autoencoder=scaled(self.autoencoder, share),
             transformer=scaled(self.transformer, share),
+            transformer_until=max(1, round(self.transformer_until * share)),
+            refinement=scaled(self.refinement, share),
         )

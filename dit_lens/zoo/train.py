@@ -57,10 +57,23 @@ def train(recipe: ZooRecipe, work: Path, out: Path, *, device: str, precision: s
     torch.manual_seed(recipe.transformer.seed)
     transformer = build_transformer().to(device)
     encoders = TextEncoders(towers.first, towers.second, tokenizer)
+    first, second = recipe.transformer, recipe.refinement
     step = FlowMatchingStep(transformer, latents, pool, encoders, recipe, device)
+    until = recipe.transformer_until
     fitted.append(
-        fit("transformer", transformer, step, recipe.transformer, work, device=device, precision=precision)
+        fit(
+            "transformer",
+            transformer,
+            step,
+            first,
+            work,
+            device=device,
+            precision=precision,
+            stop_after=until,
+        )
     )
+    step = FlowMatchingStep(transformer, latents, pool, encoders, recipe, device, earlier_steps=until)
+    fitted.append(fit("refinement", transformer, step, second, work, device=device, precision=precision))
 
     torch.manual_seed(recipe.clip.seed)
     clip = build_clip(towers.first).to(device)
