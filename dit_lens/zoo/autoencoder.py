@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from dit_lens.zoo.scenes import IMAGE_SIZE
 from dit_lens.zoo.world_data import Pool
@@ -35,7 +35,7 @@ def build_autoencoder() -> AutoencoderKL:
 class AutoencoderStep:
     """L1 reconstruction plus a small KL term on a random batch of the pool."""
 
-    def __init__(self, vae: nn.Module, pool: Pool, batch: int, device: str) -> None:
+    def __init__(self, vae: AutoencoderKL, pool: Pool, batch: int, device: str) -> None:
         self.vae, self.pool, self.batch, self.device = vae, pool, batch, device
 
     def __call__(self, step: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 
@@ -119,6 +119,11 @@ class Scene:
         digest = hashlib.sha256(self.caption.encode()).digest()
         return digest[0] % 10 == 0
 
+    @classmethod
+    def of(cls, attributes: Mapping[str, str], jitter: tuple[int, int] = (0, 0)) -> Scene:
+        """A scene from a mapping that names all six attributes."""
+        return cls(*(attributes[name] for name in ATTRIBUTES), jitter=jitter)  # type: ignore[misc, arg-type]
+
     def with_(self, **changes: str) -> Scene:
         """The same scene with some attributes changed: the counterfactual partner."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -144,13 +149,13 @@ def parse_caption(caption: str) -> Scene:
             " POSITION on a BACKGROUND background, for example"
             f" {Scene('star', 'red', 'large', 'on the left', 'white', 'striped').caption!r}."
         )
-    return Scene(**match.groupdict())
+    return Scene.of(match.groupdict())
 
 
 def all_scenes() -> Iterator[Scene]:
     """Every attribute combination once, without jitter."""
     for values in itertools.product(*ATTRIBUTES.values()):
-        yield Scene(*values)
+        yield Scene.of(dict(zip(ATTRIBUTES, values, strict=True)))
 
 
 def sample_scenes(count: int, seed: int, *, held_out: bool | None = False) -> list[Scene]:
@@ -161,9 +166,9 @@ def sample_scenes(count: int, seed: int, *, held_out: bool | None = False) -> li
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        values = [options[rng.integers(len(options))] for options in ATTRIBUTES.values()]
-        jitter = tuple(int(j) for j in rng.integers(-MAX_JITTER, MAX_JITTER + 1, size=2))
-        scene = Scene(*values, jitter=(jitter[0], jitter[1]))
+        values = {name: options[rng.integers(len(options))] for name, options in ATTRIBUTES.items()}
+        down, right = (int(j) for j in rng.integers(-MAX_JITTER, MAX_JITTER + 1, size=2))
+        scene = Scene.of(values, (down, right))
         if held_out is None or scene.held_out == held_out:
             scenes.append(scene)
     return scenes
@@ -282,7 +287,8 @@ def read_image(image: np.ndarray) -> Scene:
 @lru_cache(maxsize=1)
 def _bank() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, str, str, tuple[int, int]]]]:
     """Coverage and coverage × shade of every layout, [layouts, pixels], and the layouts themselves."""
-    jitters = list(itertools.product(range(-MAX_JITTER, MAX_JITTER + 1), repeat=2))
+    reach = range(-MAX_JITTER, MAX_JITTER + 1)
+    jitters = list(itertools.product(reach, reach))
     keys = list(itertools.product(SHAPES, SIZES, POSITIONS, DETAILS, jitters))
     cover = np.empty((len(keys), IMAGE_SIZE**2), dtype=np.float32)
     shaded = np.empty_like(cover)

@@ -73,7 +73,7 @@ def test_held_out_combinations_are_a_tenth_and_never_drawn_for_training():
 
 
 def test_jitter_does_not_decide_what_is_held_out():
-    moved = Scene(*A_SCENE.attributes.values(), jitter=(1, -2))
+    moved = Scene.of(A_SCENE.attributes, (1, -2))
     assert moved.held_out == A_SCENE.held_out and moved.caption == A_SCENE.caption
 
 
@@ -85,7 +85,7 @@ def test_sampling_is_seeded():
     ("act", "says"),
     [
         (lambda: Scene("sta", "red", "large", "on the left", "white", "plain"), "Did you mean 'star'"),
-        (lambda: Scene(*A_SCENE.attributes.values(), jitter=(3, 0)), "at most ±2"),
+        (lambda: Scene.of(A_SCENE.attributes, (3, 0)), "at most ±2"),
         (lambda: scenes.parse_caption("a dog on the moon"), "The grammar is"),
         (lambda: scenes.partial_caption(mood="sad"), "there are shape"),
         (lambda: scenes.read_image(np.zeros((8, 8, 3))), r"\[48, 48, 3\]"),
