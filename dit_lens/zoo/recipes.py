@@ -17,7 +17,7 @@ class ZooRecipe:
         default=Recipe(steps=1200, batch=128, learning_rate=1e-3, warmup=100, ema=0.99, seed=10)
     )
     clip: Recipe = field(
-        default=Recipe(steps=4000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.05, seed=11)
+        default=Recipe(steps=3000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.05, seed=11)
     )
     autoencoder: Recipe = field(
         default=Recipe(steps=1800, batch=16, learning_rate=2e-3, warmup=100, ema=0.995, seed=12)

@@ -27,7 +27,7 @@ from dit_lens.zoo.world_data import build_pool
 
 SAMPLING = {"steps": 20, "guidance_scale": 4.5, "max_sequence_length": 0}
 """Sampling defaults written beside the pipeline; 0 leaves out the zero tokens of the absent T5."""
-SCHEDULER_SHIFT = 2.0
+SCHEDULER_SHIFT = 3.0
 
 _console = Console(stderr=True)
 
