@@ -1,0 +1,396 @@
+"""A graph held against a model: every name resolved, every fault found, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.graph.interventions import Intervention
+from dit_lens.graph.site import Site
+from dit_lens.graph.spec import BoxSpec, GraphSpec
+from dit_lens.model.hook_points import HookPoint, select_steps
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class CheckedTrajectory:
+    """A trajectory; `finishes` says whether it is denoised to the end, or stops after its last read."""
+
+    id: str
+    prompt: str
+    seed: int
+    finishes: bool
+
+
+@dataclass(frozen=True)
+class CheckedEdit:
+    """An edit with every pattern resolved; trajectories are positions in the graph's list."""
+
+    index: int
+    into: int
+    source: int | None
+    steps: tuple[int, ...]
+    branches: tuple[str, ...]
+    sites: Mapping[HookPoint, tuple[Site, Intervention]]
+    order: int
+
+
+@dataclass(frozen=True)
+class CheckedRead:
+    """A read with every pattern resolved."""
+
+    index: int
+    name: str
+    of: int
+    steps: tuple[int, ...]
+    branches: tuple[str, ...]
+    sites: Mapping[HookPoint, Site]
+    reduce: str
+
+
+@dataclass(frozen=True)
+class CheckedGraph:
+    """A graph that fits a model, and what the plan has to know of that model.
+
+    `shapes` holds the shape of one row at every hook point, without the row itself; `element_size` is bytes
+    per activation value; `default_rows` is how many rows one forward pass takes where nobody chose.
+    """
+
+    hash: str
+    sampling: Sampling
+    sigmas: tuple[float, ...]
+    branches: tuple[str, ...]
+    num_blocks: int
+    trajectories: tuple[CheckedTrajectory, ...]
+    edits: tuple[CheckedEdit, ...]
+    reads: tuple[CheckedRead, ...]
+    shapes: Mapping[HookPoint, tuple[int, ...]]
+    element_size: int
+    default_rows: int
+
+
+def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
+    """Hold a graph against a model; the text encoders run once, the transformer not at all.
+
+    Raises:
+        BadInput: with the path of the fault in the graph, what the model has, and what to write instead.
+    """
+    if not spec.trajectories:
+        raise BadInput(
+            "trajectories: the graph has none, so nothing would run. Add one: g.trajectory(prompt=…, seed=0)."
+        )
+    with _naming("sampling"):
+        sampling = lens.sampling(**spec.sampling)
+        first = spec.trajectories[0]
+        # One row's start shows whether model, scheduler and size go together, and holds the noise levels.
+        start = lens.prepare_rows([first.prompt], [first.seed], sampling)
+        grid = lens.token_grid(sampling.height, sampling.width)
+    lens.adapter.ready()
+    facts = _Facts(spec, lens, sampling, tuple(float(s) for s in start.sigmas), grid)
+    edits = tuple(facts.edit(i) for i in range(len(spec.edits)))
+    reads = tuple(facts.read(i) for i in range(len(spec.reads)))
+    _refuse_cycles(spec, edits)
+    _refuse_ambiguous_patches(spec, edits)
+    only_reads = bool(reads) and not edits
+    trajectories = tuple(
+        CheckedTrajectory(
+            each.id, each.prompt, each.seed, each.until == "end" or (each.until == "auto" and not only_reads)
+        )
+        for each in spec.trajectories
+    )
+    used = {read.of for read in reads} | {edit.source for edit in edits}
+    for i, each in enumerate(trajectories):
+        if not each.finishes and i not in used and spec.trajectories[i].until == "last_read":
+            raise BadInput(
+                f"trajectories.{i}.until: {each.id!r} stops after its last read, and nothing reads it. "
+                "Add a read, or use until: end."
+            )
+    return CheckedGraph(
+        hash=spec.hash,
+        sampling=sampling,
+        sigmas=facts.sigmas,
+        branches=sampling.branches,
+        num_blocks=lens.num_blocks,
+        trajectories=trajectories,
+        edits=edits,
+        reads=reads,
+        shapes=facts.shapes,
+        element_size=lens.dtype.itemsize,
+        default_rows=max(1, lens.default_batch_size(sampling)),
+    )
+
+
+class _Facts:
+    """The model's side of the check, and the graph's names."""
+
+    def __init__(
+        self,
+        spec: GraphSpec,
+        lens: DiTLens,
+        sampling: Sampling,
+        sigmas: tuple[float, ...],
+        grid: tuple[int, int],
+    ) -> None:
+        self.spec, self.lens, self.sampling, self.sigmas, self.grid = spec, lens, sampling, sigmas, grid
+        geometry = lens.geometry(sampling, 1)
+        self.shapes = {point: lens.adapter.shape(point, geometry)[1:] for point in lens.hook_points}
+        self.positions = {each.id: i for i, each in enumerate(spec.trajectories)}
+        # Graphs of maps name the same few patterns thousands of times.
+        self._points: dict[tuple[str, ...], tuple[HookPoint, ...]] = {}
+        self._steps: dict[str, tuple[int, ...]] = {}
+
+    def edit(self, index: int) -> CheckedEdit:
+        each, place = self.spec.edits[index], f"edits.{index}"
+        into = self._trajectory(each.into, f"{place}.into")
+        source = None if each.source is None else self._trajectory(each.source, f"{place}.source")
+        if source == into:
+            raise BadInput(
+                f"{place}.source: trajectory {each.into!r} is patched into itself, which changes nothing. "
+                "Name another trajectory as its source."
+            )
+        op: Intervention = each.op
+        takes_source = "source" in op.needs
+        if source is not None and not takes_source:
+            raise BadInput(
+                f"{place}.source: {op.op} draws on no other trajectory. Use op: patch or resample, or leave "
+                "out source."
+            )
+        if source is None and takes_source and getattr(op, "of", None) != "dataset":
+            raise BadInput(
+                f"{place}.source is missing: {op.op} needs the trajectory that it draws on. There are: "
+                f"{', '.join(self.positions)}."
+            )
+        sites: dict[HookPoint, tuple[Site, Intervention]] = {}
+        for point, site in self._sites(each, place).items():
+            with _naming(place):
+                here = op.at_block(point.block)
+                here.require(self._edited_shape(point), site)
+            if op.ln_preserving and point.component not in ("resid_pre", "resid_post"):
+                raise BadInput(
+                    f"{place}.op: ln_preserving keeps the statistics of a residual stream, and {point} is "
+                    "none. Edit resid_pre or resid_post, or leave out ln_preserving."
+                )
+            sites[point] = (site, here)
+        return CheckedEdit(
+            index=index,
+            into=into,
+            source=source,
+            steps=self._chosen_steps(each.steps, place),
+            branches=self._branches(each.branch, place),
+            sites=sites,
+            order=each.order,
+        )
+
+    def read(self, index: int) -> CheckedRead:
+        each, place = self.spec.reads[index], f"reads.{index}"
+        sites = self._sites(each, place)
+        for point, site in sites.items():
+            with _naming(place):
+                site.require(self._edited_shape(point))
+        return CheckedRead(
+            index=index,
+            name=each.name,
+            of=self._trajectory(each.of, f"{place}.of"),
+            steps=self._chosen_steps(each.steps, place),
+            branches=self._branches(each.branch, place),
+            sites=sites,
+            reduce=each.reduce,
+        )
+
+    def _edited_shape(self, point: HookPoint) -> tuple[int, ...]:
+        shape = self.shapes[point]
+        if point.component == "velocity":
+            channels, height, width = shape
+            return (1, height * width, channels)
+        return (1, *shape)
+
+    def _trajectory(self, name: str, place: str) -> int:
+        if name not in self.positions:
+            raise BadInput(
+                f"{place}: there is no trajectory {name!r}; there are: {', '.join(self.positions)}."
+                f"{did_you_mean(name, self.positions)}"
+            )
+        return self.positions[name]
+
+    def _sites(self, each: Any, place: str) -> dict[HookPoint, Site]:
+        if each.at not in self._points:
+            with _naming(f"{place}.at"):
+                self._points[each.at] = self.lens.hook_points.select(each.at)
+        points = self._points[each.at]
+        found = {}
+        for point in points:
+            channels = self._channels(each.channels, point, f"{place}.channels")
+            tokens = self._tokens(each.tokens, point, f"{place}.tokens")
+            # A channel set may be empty in some blocks; there, nothing is addressed.
+            if channels != ():
+                with _naming(place):
+                    found[point] = Site(channels, tokens)
+        if not found:
+            raise BadInput(
+                f"{place}.channels: no channel is addressed anywhere in {', '.join(each.at)}. Choose "
+                "channels, or a rule that finds some."
+            )
+        return found
+
+    def _channels(self, chosen: Any, point: HookPoint, place: str) -> tuple[int, ...] | None:
+        if chosen == "all":
+            return None
+        if not isinstance(chosen, str):
+            return tuple(chosen)
+        sets = self.spec.channel_sets
+        if chosen not in sets:
+            raise BadInput(
+                f"{place}: there is no channel set {chosen!r}; there are: {', '.join(sets) or 'none'}."
+                f"{did_you_mean(chosen, sets)}"
+            )
+        held = sets[chosen]
+        if held.model is not None and held.model != self.lens.name:
+            raise BadInput(
+                f"{place}: the channel set {chosen!r} was made for {held.model!r}, this model is "
+                f"{self.lens.name!r}. Channel numbers mean nothing in another model: discover them here."
+            )
+        if held.stream is not None and point.stream is not None and held.stream != point.stream:
+            raise BadInput(
+                f"{place}: the channel set {chosen!r} was made for the {held.stream} stream, and {point} "
+                f"lies in the {point.stream} stream. Edit {held.stream}, or discover channels there."
+            )
+        if point.block is None:
+            raise BadInput(f"{place}: a channel set holds channels per block, and {point} lies in none.")
+        if point.block not in held.blocks:
+            raise BadInput(
+                f"{place}: the channel set {chosen!r} has nothing for block {point.block}; it has blocks "
+                f"{', '.join(map(str, sorted(held.blocks)))}."
+            )
+        return held.blocks[point.block]
+
+    def _tokens(self, chosen: Any, point: HookPoint, place: str) -> tuple[int, ...] | None:
+        if chosen == "all":
+            return None
+        rows, columns = self.grid
+        if isinstance(chosen, BoxSpec):
+            top, left, bottom, right = chosen.box
+            self._need_image(point, place, "a box")
+            if not (top < bottom <= rows and left < right <= columns):
+                raise BadInput(
+                    f"{place}: box {list(chosen.box)} is no part of {rows} × {columns} tokens. Write [top, "
+                    f"left, bottom, right] with 0 ≤ top < bottom ≤ {rows} and 0 ≤ left < right ≤ {columns}."
+                )
+            return tuple(r * columns + c for r in range(top, bottom) for c in range(left, right))
+        if not isinstance(chosen, str):
+            return self._some(tuple(chosen), place)
+        masks = self.spec.masks
+        if chosen not in masks:
+            raise BadInput(
+                f"{place}: there is no mask {chosen!r}; there are: {', '.join(masks) or 'none'}."
+                f"{did_you_mean(chosen, masks)}"
+            )
+        mask = masks[chosen]
+        if mask.grid is not None:
+            self._need_image(point, place, f"the mask {chosen!r}")
+            if mask.grid != self.grid:
+                raise BadInput(
+                    f"{place}: the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
+                    f"image has {rows} × {columns}. Make it for this image size."
+                )
+        return self._some(mask.tokens, place)
+
+    def _some(self, tokens: tuple[int, ...], place: str) -> tuple[int, ...]:
+        if not tokens:
+            raise BadInput(f"{place}: no token is addressed. Name at least one, or write all.")
+        return tokens
+
+    def _need_image(self, point: HookPoint, place: str, what: str) -> None:
+        if point.stream != "image":
+            raise BadInput(f"{place}: {what} addresses image tokens, and {point} has none.")
+
+    def _chosen_steps(self, steps: Any, place: str) -> tuple[int, ...]:
+        key = repr(steps)
+        if key not in self._steps:
+            with _naming(f"{place}.steps"):
+                self._steps[key] = select_steps(steps, self.sampling.steps, self.sigmas)
+        return self._steps[key]
+
+    def _branches(self, branch: str, place: str) -> tuple[str, ...]:
+        there = self.sampling.branches
+        if branch == "both":
+            return there
+        if branch not in there:
+            raise BadInput(
+                f"{place}.branch: at guidance {self.sampling.guidance_scale:g} there is no branch "
+                f"{branch!r}; there is {', '.join(there)}. Raise "
+                "sampling.guidance_scale above 1, or use branch: cond."
+            )
+        return (branch,)
+
+
+def _refuse_cycles(spec: GraphSpec, edits: tuple[CheckedEdit, ...]) -> None:
+    names = [each.id for each in spec.trajectories]
+    sources: dict[int, dict[int, int]] = {}
+    for edit in edits:
+        if edit.source is not None:
+            sources.setdefault(edit.into, {}).setdefault(edit.source, edit.index)
+    done: set[int] = set()
+    for root in sources:
+        # Depth first without recursion: chains of patches may be long.
+        path, stack = [root], [iter(sources[root])]
+        while path:
+            following = next((s for s in stack[-1] if s not in done), None)
+            if following is None:
+                done.add(path.pop())
+                stack.pop()
+            elif following in path:
+                loop = [*path[path.index(following) :], following]
+                raise BadInput(
+                    f"edits.{sources[path[-1]][following]}.source: the patches form a cycle, "
+                    f"{' ← '.join(names[i] for i in loop)}. Each trajectory must be run before those that "
+                    "draw on it: patch from an unedited trajectory of the same prompt and seed instead."
+                )
+            else:
+                path.append(following)
+                stack.append(iter(sources.get(following, {})))
+
+
+def _refuse_ambiguous_patches(spec: GraphSpec, edits: tuple[CheckedEdit, ...]) -> None:
+    patches: dict[int, list[CheckedEdit]] = {}
+    for edit in edits:
+        if edit.source is not None:
+            patches.setdefault(edit.into, []).append(edit)
+    for here in patches.values():
+        for i, one in enumerate(here):
+            for two in here[i + 1 :]:
+                if one.source != two.source and one.order == two.order and (at := _both(one, two)):
+                    names = [spec.trajectories[each.source or 0].id for each in (one, two)]
+                    raise BadInput(
+                        f"edits.{two.index}: {names[0]!r} (edits.{one.index}) and {names[1]!r} are both "
+                        f"patched into {spec.trajectories[one.into].id!r} at {at}. Say which "
+                        "comes first: give them different `order`."
+                    )
+
+
+def _both(one: CheckedEdit, two: CheckedEdit) -> HookPoint | None:
+    """A hook point at which both edits touch the same entries."""
+    if not set(one.steps) & set(two.steps) or not set(one.branches) & set(two.branches):
+        return None
+    for point in one.sites.keys() & two.sites.keys():
+        a, b = one.sites[point][0], two.sites[point][0]
+        if _overlap(a.channels, b.channels) and _overlap(a.tokens, b.tokens):
+            return point
+    return None
+
+
+def _overlap(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> bool:
+    return a is None or b is None or bool(set(a) & set(b))
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from None

@@ -1,0 +1,52 @@
+"""A graph as text: who starts from which noise, what is done to it, where it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
+
+
+def draw(spec: GraphSpec) -> str:
+    """One paragraph per trajectory: its prompt and seed, then edits, patches and reads as declared."""
+    sampling = ", ".join(f"{key} {value}" for key, value in spec.sampling.items()) or "the model's own"
+    lines = [f"graph {spec.hash}   sampling: {sampling}"]
+    for each in spec.trajectories:
+        lines.append(f"● {each.id}   {each.prompt!r}, seed {each.seed}")
+        here = [_edit(edit, spec) for edit in spec.edits if edit.into == each.id]
+        here += [_read(read, spec) for read in spec.reads if read.of == each.id]
+        lines += [f"{'└' if i == len(here) - 1 else '├'}─ {line}" for i, line in enumerate(here)]
+    return "\n".join(lines)
+
+
+def _edit(edit: EditSpec, spec: GraphSpec) -> str:
+    op = {k: v for k, v in edit.op.to_data().items() if k != "op" and v not in ("all", False)}
+    fields = "".join(f" {key}={value}" for key, value in op.items())
+    source = f" ◄── {edit.source}" if edit.source else ""
+    return f"{edit.op.op}{fields}{source}   {_where(edit, spec)}"
+
+
+def _read(read: ReadSpec, spec: GraphSpec) -> str:
+    kept = "" if read.reduce == "none" else f" {read.reduce} of"
+    return f"read {read.name}:{kept} {_where(read, spec)}"
+
+
+def _where(each: Any, spec: GraphSpec) -> str:
+    parts = [", ".join(each.at)]
+    if each.channels != "all":
+        parts.append(f"channels {_few(each.channels)}")
+    if isinstance(each.tokens, BoxSpec):
+        parts.append(f"tokens in box {list(each.tokens.box)}")
+    elif each.tokens != "all":
+        parts.append(f"tokens {_few(each.tokens)}")
+    if each.steps != "all":
+        parts.append(f"steps {each.steps}")
+    if each.branch != "both":
+        parts.append(f"branch {each.branch}")
+    return "; ".join(parts)
+
+
+def _few(chosen: Any) -> str:
+    if isinstance(chosen, str):
+        return chosen
+    return ", ".join(map(str, chosen[:6])) + (f" … ({len(chosen)})" if len(chosen) > 6 else "")

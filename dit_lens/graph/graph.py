@@ -1,0 +1,336 @@
+"""InterventionGraph: what to read, edit and carry between trajectories, declared before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.graph.drawing import draw
+from dit_lens.graph.interventions import Intervention, Patch
+from dit_lens.graph.spec import (
+    ChannelSetSpec,
+    EditSpec,
+    GraphSpec,
+    MaskSpec,
+    ReadSpec,
+    TrajectorySpec,
+    spec_from_data,
+    spec_from_yaml,
+    validated,
+)
+
+if TYPE_CHECKING:
+    from dit_lens.graph.check import CheckedGraph
+    from dit_lens.graph.plan import Plan
+    from dit_lens.model.lens import DiTLens
+
+
+@dataclass(frozen=True)
+class TrajectoryRef:
+    """A trajectory of a graph, to be named in its edits and reads."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class InterventionGraph:
+    """A declared experiment: trajectories, edits of them, patches between them, reads.
+
+    The methods below add to the graph; `spec` is the frozen value they have built so far, and equals the one
+    that the graph's YAML gives. Nothing runs before `dit_lens.run(lens, graph)`.
+
+    >>> from dit_lens.graph.interventions import Zero
+    >>> g = InterventionGraph(sampling={"steps": 4})
+    >>> source = g.trajectory(prompt="a red circle", seed=0)
+    >>> target = g.trajectory(prompt="a blue square", seed=0, id="target")
+    >>> g.edit(target, at="blocks.2.resid_post.image", channels=[3], op=Zero(), steps="2:")
+    >>> g.patch(source, into=target, at="blocks.4-7.resid_post.image", strength=0.5)
+    >>> g.read(target, at="velocity", reduce="norm")
+    'read-1'
+    >>> InterventionGraph.from_yaml(g.to_yaml()) == g
+    True
+    """
+
+    def __init__(self, *, sampling: Mapping[str, Any] | None = None) -> None:
+        self._sampling = {k: v for k, v in (sampling or {}).items() if v is not None}
+        self._trajectories: list[TrajectorySpec] = []
+        self._edits: list[EditSpec] = []
+        self._reads: list[ReadSpec] = []
+        self._sets: dict[str, ChannelSetSpec] = {}
+        self._masks: dict[str, MaskSpec] = {}
+        # Inverse of the two above: the same set, given many times, is held once.
+        self._names: dict[str, str] = {}
+        self._ids: set[str] = set()
+        self._spec: GraphSpec | None = spec_from_data({"sampling": self._sampling})
+
+    # ------------------------------------------------------------------------------------ building
+    def trajectory(
+        self, *, prompt: str, seed: int, id: str | None = None, until: str = "auto"
+    ) -> TrajectoryRef:
+        """Add a denoising run from a prompt and a seed; trajectories that share both share their noise.
+
+        Raises:
+            BadInput: the id is taken, or a value is of the wrong kind.
+        """
+        name = id if id is not None else f"trajectory-{len(self._trajectories) + 1}"
+        if name in self._ids:
+            raise BadInput(f"trajectories: {name!r} stands twice; names must differ.")
+        place = f"trajectories.{len(self._trajectories)}"
+        made = validated(TrajectorySpec, place, id=name, prompt=prompt, seed=seed, until=until)
+        self._ids.add(name)
+        self._add(self._trajectories, made)
+        return TrajectoryRef(name)
+
+    def edit(
+        self,
+        into: TrajectoryRef | str,
+        *,
+        at: Any,
+        op: Intervention | str | Mapping[str, Any],
+        channels: Any = "all",
+        tokens: Any = "all",
+        steps: Any = "all",
+        branch: str = "both",
+        source: TrajectoryRef | str | None = None,
+        order: int = 0,
+    ) -> None:
+        """Edit a trajectory at hook points. `channels`: numbers, a ChannelSet, {block: numbers} or a name.
+
+        `tokens`: numbers, a boolean mask (one value per token, or [rows, columns] of the token grid),
+        `{"box": [top, left, bottom, right]}` or a mask's name. `source` is the trajectory that `Resample`
+        and `Patch` draw on.
+
+        Raises:
+            BadInput: no such trajectory, or a value of the wrong kind.
+        """
+        self._add(
+            self._edits,
+            validated(
+                EditSpec,
+                f"edits.{len(self._edits)}",
+                into=self._known(into, f"edits.{len(self._edits)}.into"),
+                at=at,
+                op=op,
+                source=None if source is None else self._known(source, f"edits.{len(self._edits)}.source"),
+                channels=self._channels(channels),
+                tokens=self._tokens(tokens),
+                steps=_plain(steps),
+                branch=branch,
+                order=order,
+            ),
+        )
+
+    def patch(
+        self,
+        source: TrajectoryRef | str,
+        *,
+        into: TrajectoryRef | str,
+        at: Any,
+        channels: Any = "all",
+        tokens: Any = "all",
+        strength: float = 1.0,
+        part: str = "all",
+        steps: Any = "all",
+        branch: str = "both",
+        order: int = 0,
+    ) -> None:
+        """Carry activations from one trajectory into another, at the same place, step and branch."""
+        self.edit(
+            into,
+            at=at,
+            op=Patch(strength, part=part),
+            channels=channels,
+            tokens=tokens,
+            steps=steps,
+            branch=branch,
+            source=source,
+            order=order,
+        )
+
+    def read(
+        self,
+        of: TrajectoryRef | str,
+        *,
+        at: Any,
+        reduce: str = "none",
+        channels: Any = "all",
+        tokens: Any = "all",
+        steps: Any = "all",
+        branch: str = "both",
+        name: str | None = None,
+    ) -> str:
+        """Keep activations of a trajectory, whole or reduced; returns the read's name."""
+        place = f"reads.{len(self._reads)}"
+        made = validated(
+            ReadSpec,
+            place,
+            name=name if name is not None else f"read-{len(self._reads) + 1}",
+            of=self._known(of, f"{place}.of"),
+            at=at,
+            reduce=reduce,
+            channels=self._channels(channels),
+            tokens=self._tokens(tokens),
+            steps=_plain(steps),
+            branch=branch,
+        )
+        self._add(self._reads, made)
+        return str(made.name)
+
+    def _add(self, members: list[Any], member: Any) -> None:
+        members.append(member)
+        self._spec = None
+
+    def _known(self, trajectory: TrajectoryRef | str, place: str) -> str:
+        name = str(trajectory)
+        if name not in self._ids:
+            raise BadInput(
+                f"{place}: there is no trajectory {name!r}; there are: "
+                f"{', '.join(sorted(self._ids)) or 'none'}.{did_you_mean(name, self._ids)}"
+            )
+        return name
+
+    def _channels(self, channels: Any) -> Any:
+        blocks = getattr(channels, "blocks", channels if isinstance(channels, Mapping) else None)
+        if not isinstance(blocks, Mapping):
+            return "all" if channels is None else _plain(channels)
+        made = validated(
+            ChannelSetSpec,
+            "channels",
+            blocks={block: list(chosen) for block, chosen in blocks.items()},
+            model=getattr(channels, "model", None),
+            stream=getattr(channels, "stream", None),
+        )
+        return self._named(self._sets, "channels", made)
+
+    def _tokens(self, tokens: Any) -> Any:
+        if tokens is None:
+            return "all"
+        value = _plain(tokens)
+        rows = value if isinstance(value, list) else []
+        if rows and all(isinstance(row, list) for row in rows):
+            flat = [cell for row in rows for cell in row]
+            grid: tuple[int, int] | None = (len(rows), len(rows[0]))
+        else:
+            flat, grid = rows, None
+        if not flat or not all(isinstance(cell, bool) for cell in flat):
+            return value
+        mask = MaskSpec(tokens=tuple(i for i, cell in enumerate(flat) if cell), grid=grid)
+        return self._named(self._masks, "mask", mask)
+
+    def _named(self, table: dict[str, Any], prefix: str, value: Any) -> str:
+        key = prefix + value.model_dump_json()
+        if key not in self._names:
+            self._names[key] = f"{prefix}-{len(table) + 1}"
+            table[self._names[key]] = value
+        return self._names[key]
+
+    # ------------------------------------------------------------------------------------ the value
+    @property
+    def spec(self) -> GraphSpec:
+        """The frozen value."""
+        if self._spec is None:
+            self._spec = GraphSpec(
+                sampling=self._sampling,
+                channel_sets=dict(self._sets),
+                masks=dict(self._masks),
+                trajectories=tuple(self._trajectories),
+                edits=tuple(self._edits),
+                reads=tuple(self._reads),
+            )
+        return self._spec
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that identify the graph, whatever the order of keys in its file."""
+        return self.spec.hash
+
+    @classmethod
+    def from_spec(cls, spec: GraphSpec) -> InterventionGraph:
+        """A graph with this value, to run or to build on."""
+        graph = cls(sampling=spec.sampling)
+        graph._trajectories, graph._edits = list(spec.trajectories), list(spec.edits)
+        graph._reads = list(spec.reads)
+        graph._sets, graph._masks = dict(spec.channel_sets), dict(spec.masks)
+        for prefix, table in (("channels", graph._sets), ("mask", graph._masks)):
+            graph._names |= {prefix + value.model_dump_json(): name for name, value in table.items()}
+        graph._ids = {each.id for each in spec.trajectories}
+        graph._spec = spec
+        return graph
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> InterventionGraph:
+        """Read a graph from YAML or JSON: a text, or the path of a file.
+
+        Raises:
+            BadInput: no YAML, or no graph; with the path of the fault.
+        """
+        return cls.from_spec(spec_from_yaml(source))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> InterventionGraph:
+        """A graph from plain data, as `to_data` gives it."""
+        return cls.from_spec(spec_from_data(data))
+
+    def to_data(self) -> dict[str, Any]:
+        """The graph as plain data."""
+        return self.spec.as_data()
+
+    def to_yaml(self) -> str:
+        """The graph as YAML."""
+        return yaml.safe_dump(self.to_data(), sort_keys=False, allow_unicode=True, width=110)
+
+    def to_json(self) -> str:
+        """The graph as JSON."""
+        return json.dumps(self.to_data(), indent=2, ensure_ascii=False) + "\n"
+
+    def check(self, lens: DiTLens) -> CheckedGraph:
+        """Hold the graph against a model; nothing of the transformer runs.
+
+        Raises:
+            BadInput: with the path of the fault in the graph, what exists, and what to write instead.
+        """
+        from dit_lens.graph.check import check
+
+        return check(self.spec, lens)
+
+    def plan(self, lens: DiTLens, *, arms_per_forward: int | None = None, sham: bool = True) -> Plan:
+        """What a run will do and cost; checks the graph first. `str()` of it is for a reader."""
+        from dit_lens.graph.planner import make_plan
+
+        return make_plan(self.check(lens), arms_per_forward=arms_per_forward, sham=sham)
+
+    def show(self) -> str:
+        """The graph as a text drawing."""
+        return draw(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InterventionGraph) and self.to_data() == other.to_data()
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return (
+            f"InterventionGraph({self.hash}: {len(self._trajectories)} trajectories, "
+            f"{len(self._edits)} edits, {len(self._reads)} reads)"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors, ranges and tuples as lists of Python numbers; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, range | tuple | list | set | frozenset):
+        items = sorted(value) if isinstance(value, set | frozenset) else value
+        return [_plain(each) for each in items]
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        return int(value)
+    return value

@@ -1,0 +1,193 @@
+"""A plan: which rows go through which forward, from which block on, and what that costs. Pure values.
+
+All trajectories advance together, step by step. Within a step the unedited trajectory of each prompt and seed
+goes first, alone; what others need of that step (the output of a block, a donor's activation) is held until
+the step is over. An edited trajectory joins at its first edited step, from the unedited latents, and enters
+that first forward behind the last block that it has in common with the unedited one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
+from dit_lens.model.hook_points import HookPoint
+
+Spot = tuple[HookPoint, str]
+"""A hook point and a guidance branch."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is denoised on its own: the unedited trajectory of a group, an edited one, or the sham.
+
+    Runs from `start` to `last` inclusive. `stops` ends the last forward after its last touch.
+    """
+
+    kind: str
+    name: str
+    group: int
+    trajectory: int | None
+    level: int
+    start: int
+    last: int
+    finishes: bool
+    stops: bool
+
+
+@dataclass
+class Work:
+    """What happens to one row at one step. Edits of a spot are in the order in which they apply."""
+
+    edits: dict[Spot, list[CheckedEdit]] = field(default_factory=dict)
+    reads: dict[Spot, list[tuple[int, CheckedRead]]] = field(default_factory=dict)
+    held: set[Spot] = field(default_factory=set)
+
+    @property
+    def points(self) -> set[HookPoint]:
+        """Hook points that are touched."""
+        return {point for point, _ in (*self.edits, *self.reads, *self.held)}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass of the transformer: rows at a step, `entry` blocks skipped, perhaps stopped early."""
+
+    step: int
+    rows: tuple[int, ...]
+    entry: int
+    stops: bool
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Trajectories that must run together because patches join them.
+
+    `groups` are (prompt, seed); row g is the unedited one of group g. `own` maps an edited trajectory to its
+    row, `group_of` every trajectory to its group.
+    """
+
+    groups: tuple[tuple[str, int], ...]
+    group_of: Mapping[int, int]
+    own: Mapping[int, int]
+    rows: tuple[Row, ...]
+    works: Mapping[tuple[int, int], Work]
+    steps: tuple[tuple[Forward, ...], ...]
+
+    def row_at(self, trajectory: int, step: int) -> int:
+        """The row that stands for a trajectory at a step: its own, or the unedited one before its start."""
+        own = self.own.get(trajectory)
+        if own is not None and step >= self.rows[own].start:
+            return own
+        return self.group_of[trajectory]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do on a model. `str()` of it is for a reader.
+
+    A block pass is one block for one row (both guidance branches). `held_bytes` is the most that is held for
+    reuse at any time, `read_bytes` what all reads keep.
+    """
+
+    graph: CheckedGraph
+    arms_per_forward: int
+    units: tuple[Unit, ...]
+    forwards: int
+    block_passes: int
+    passes_by_kind: Mapping[str, int]
+    passes_without_reuse: int
+    held_bytes: int
+    read_bytes: int
+
+    def as_data(self) -> dict[str, Any]:
+        """The cost as plain data."""
+        return {
+            "hash": self.graph.hash,
+            "trajectories": len(self.graph.trajectories),
+            "forwards": self.forwards,
+            "block_passes": self.block_passes,
+            "block_passes_by_kind": dict(self.passes_by_kind),
+            "block_passes_without_reuse": self.passes_without_reuse,
+            "arms_per_forward": self.arms_per_forward,
+            "held_bytes": self.held_bytes,
+            "read_bytes": self.read_bytes,
+        }
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
+        share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
+        groups = sum(len(unit.groups) for unit in self.units)
+        return "\n".join(
+            [
+                f"graph {self.graph.hash}: {len(self.graph.trajectories)} trajectories of {groups} prompts × "
+                f"seeds, {self.graph.sampling.steps} steps",
+                f"  forwards      {self.forwards}, of at most {self.arms_per_forward} arms",
+                f"  block passes  {self.block_passes} ({kinds}), {share:.2f} of those without reuse",
+                f"  memory        {_bytes(self.held_bytes)} held for reuse, {_bytes(self.read_bytes)} read",
+            ]
+        )
+
+
+def blocks_run(graph: CheckedGraph, unit: Unit, forward: Forward) -> int:
+    """Blocks that run in one forward, each for all of its rows."""
+    if not forward.stops:
+        return graph.num_blocks - forward.entry
+    points = [p for row in forward.rows if (work := unit.works.get((row, forward.step))) for p in work.points]
+    last = max(points, key=lambda point: point.forward_key)
+    if last.block is None:
+        return 0 if last.component == "temb" else graph.num_blocks - forward.entry
+    return max(0, last.block + (0 if last.component == "resid_pre" else 1) - forward.entry)
+
+
+def _size(graph: CheckedGraph, point: HookPoint) -> int:
+    size = graph.element_size
+    for length in graph.shapes[point]:
+        size *= length
+    return size
+
+
+def held_bytes(graph: CheckedGraph, unit: Unit, at_step: tuple[Forward, ...]) -> int:
+    """Bytes that are held for reuse during one step."""
+    return sum(
+        _size(graph, point)
+        for forward in at_step
+        for row in forward.rows
+        if (work := unit.works.get((row, forward.step)))
+        for point, _ in work.held
+    )
+
+
+def read_bytes(graph: CheckedGraph, units: tuple[Unit, ...]) -> int:
+    """Bytes that all reads keep."""
+    total = 0
+    for unit in units:
+        for work in unit.works.values():
+            for (point, _), reads in work.reads.items():
+                for _, read in reads:
+                    total += 4 * kept_values(graph.shapes[point], point, read)
+    return total
+
+
+def kept_values(shape: tuple[int, ...], point: HookPoint, read: CheckedRead) -> int:
+    """Numbers that a read keeps of one row at one spot."""
+    if read.reduce == "norm":
+        return 1
+    if point.component == "velocity":
+        shape = (shape[1] * shape[2], shape[0])
+    site = read.sites[point]
+    channels = shape[-1] if site.channels is None else len(site.channels)
+    if read.reduce != "none" or len(shape) == 1:
+        return channels
+    return channels * (shape[0] if site.tokens is None else len(site.tokens))
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

@@ -1,0 +1,258 @@
+"""From a checked graph to its plan: order, sharing, batching. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+from dit_lens.errors import BadInput
+from dit_lens.graph.check import CheckedEdit, CheckedGraph
+from dit_lens.graph.interventions import Identity
+from dit_lens.graph.plan import Forward, Plan, Row, Unit, Work, blocks_run, held_bytes, read_bytes
+from dit_lens.graph.site import Site
+from dit_lens.model.hook_points import STREAMS, HookPoint
+
+MOST_ROWS = 16
+"""Most arms per forward where nobody chose: enough for one forward to be worth its overhead."""
+
+
+def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham: bool = True) -> Plan:
+    """Plan a checked graph.
+
+    Args:
+        graph: what `InterventionGraph.check` returns.
+        arms_per_forward: most rows of one forward pass; None chooses by the number of image tokens.
+        sham: whether each prompt and seed with edits gets an arm that is edited by nothing at all their
+            places, to measure what the machinery itself (batching above all) changes.
+
+    Raises:
+        BadInput: `arms_per_forward` is no positive number, or a trajectory ends before its first edit.
+    """
+    if arms_per_forward is not None and (
+        not isinstance(arms_per_forward, int) or isinstance(arms_per_forward, bool) or arms_per_forward < 1
+    ):
+        raise BadInput(f"arms_per_forward is {arms_per_forward!r}; it must be a whole number, at least 1.")
+    most = arms_per_forward or min(MOST_ROWS, graph.default_rows)
+    units = tuple(_Planner(graph, members, most, sham).unit() for members in _joined(graph))
+    kinds = {"clean": 0, "arm": 0, "sham": 0}
+    forwards = held = without = 0
+    for unit in units:
+        for at_step in unit.steps:
+            forwards += len(at_step)
+            held = max(held, held_bytes(graph, unit, at_step))
+            for forward in at_step:
+                for row in forward.rows:
+                    kinds[unit.rows[row].kind] += blocks_run(graph, unit, forward)
+        for each in unit.rows:
+            if each.kind != "sham":
+                without += (each.last + 1) * graph.num_blocks
+    return Plan(
+        graph=graph,
+        arms_per_forward=most,
+        units=units,
+        forwards=forwards,
+        block_passes=sum(kinds.values()),
+        passes_by_kind=kinds,
+        passes_without_reuse=without,
+        held_bytes=held,
+        read_bytes=read_bytes(graph, units),
+    )
+
+
+def _joined(graph: CheckedGraph) -> list[list[int]]:
+    """Trajectories that patches or a common prompt and seed join, in the order of the graph."""
+    leader = list(range(len(graph.trajectories)))
+
+    def find(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
+        return i
+
+    first: dict[tuple[str, int], int] = {}
+    pairs = [(e.into, e.source) for e in graph.edits if e.source is not None]
+    pairs += [(i, first.setdefault((t.prompt, t.seed), i)) for i, t in enumerate(graph.trajectories)]
+    for one, two in pairs:
+        a, b = sorted((find(one), find(two)))
+        leader[b] = a
+    units: dict[int, list[int]] = {}
+    for i in range(len(graph.trajectories)):
+        units.setdefault(find(i), []).append(i)
+    return list(units.values())
+
+
+class _Planner:
+    """One unit's plan, from the trajectories in it."""
+
+    def __init__(self, graph: CheckedGraph, members: list[int], most: int, sham: bool) -> None:
+        self.graph, self.members, self.most, self.sham = graph, members, most, sham
+        inside = set(members)
+        self.edits = sorted((e for e in graph.edits if e.into in inside), key=lambda e: (e.order, e.index))
+        self.reads = [r for r in graph.reads if r.of in inside]
+        self.groups = tuple(
+            dict.fromkeys((graph.trajectories[i].prompt, graph.trajectories[i].seed) for i in members)
+        )
+        self.works: dict[tuple[int, int], Work] = {}
+
+    def unit(self) -> Unit:
+        graph = self.graph
+        start = dict.fromkeys(self.members, graph.sampling.steps)
+        for edit in self.edits:
+            start[edit.into] = min(start[edit.into], edit.steps[0])
+        last = self._last_steps()
+        levels = self._levels()
+        for i in self.members:
+            if last[i] < start[i] < graph.sampling.steps:
+                raise BadInput(
+                    f"trajectories.{i}: {graph.trajectories[i].id!r} ends with its last read at step "
+                    f"{last[i]}, before its first edit at step {start[i]}. Read later, edit earlier, "
+                    "or use until: end."
+                )
+        group_of = {
+            i: self.groups.index((graph.trajectories[i].prompt, graph.trajectories[i].seed))
+            for i in self.members
+        }
+        # Unedited rows come first: row g is group g's.
+        self.arm_row: dict[int, int] = {}
+        arms: list[Row] = []
+        for i in self.members:
+            if start[i] < graph.sampling.steps:
+                self.arm_row[i] = len(self.groups) + len(arms)
+                finishes = graph.trajectories[i].finishes
+                name = graph.trajectories[i].id
+                arms.append(
+                    Row("arm", name, group_of[i], i, levels[i], start[i], last[i], finishes, not finishes)
+                )
+        self.start, self.group_of = start, group_of
+        self._fill(last)
+        shams = self._shams(arms) if self.sham else []
+        self._hold_entries([*arms, *shams])
+        clean = [self._clean(g, arms) for g in range(len(self.groups))]
+        rows = (*clean, *arms, *shams)
+        return Unit(self.groups, group_of, self.arm_row, rows, self.works, tuple(self._forwards(rows)))
+
+    def _last_steps(self) -> dict[int, int]:
+        """Last step of each trajectory: its end, its last read, or the last that another draws on."""
+        graph = self.graph
+        last = {i: graph.sampling.steps - 1 if graph.trajectories[i].finishes else -1 for i in self.members}
+        for read in self.reads:
+            last[read.of] = max(last[read.of], read.steps[-1])
+        levels = self._levels()
+        for edit in sorted(self.edits, key=lambda e: -levels[e.into]):
+            if edit.source is not None:
+                drawn = [s for s in edit.steps if s <= last[edit.into]]
+                last[edit.source] = max(last[edit.source], *drawn, -1)
+        return last
+
+    def _levels(self) -> dict[int, int]:
+        """How many trajectories must have gone before within a step; 0 draws on unedited ones at most."""
+        edited = {edit.into for edit in self.edits}
+        sources: dict[int, set[int]] = {i: set() for i in self.members}
+        for edit in self.edits:
+            if edit.source is not None and edit.source in edited:
+                sources[edit.into].add(edit.source)
+        levels: dict[int, int] = {}
+        while len(levels) < len(self.members):
+            # The check has refused cycles, so each round settles at least one.
+            for i in self.members:
+                if i not in levels and sources[i] <= levels.keys():
+                    levels[i] = 1 + max((levels[s] for s in sources[i]), default=-1)
+        return levels
+
+    def _work(self, row: int, step: int) -> Work:
+        return self.works.setdefault((row, step), Work())
+
+    def _row(self, trajectory: int, step: int) -> int:
+        own = trajectory in self.arm_row and step >= self.start[trajectory]
+        return self.arm_row[trajectory] if own else self.group_of[trajectory]
+
+    def _fill(self, last: Mapping[int, int]) -> None:
+        for edit in self.edits:
+            for step in (s for s in edit.steps if s <= last[edit.into]):
+                work = self._work(self.arm_row[edit.into], step)
+                for point, (_, op) in edit.sites.items():
+                    for branch in edit.branches:
+                        work.edits.setdefault((point, branch), []).append(edit)
+                        if edit.source is not None:
+                            self._work(self._row(edit.source, step), step).held.add((point, branch))
+                        if "clean" in op.welcomes:
+                            self._work(self.group_of[edit.into], step).held.add((point, branch))
+        for read in self.reads:
+            for step in read.steps:
+                work = self._work(self._row(read.of, step), step)
+                for point in read.sites:
+                    for branch in read.branches:
+                        work.reads.setdefault((point, branch), []).append((read.of, read))
+
+    def _shams(self, arms: list[Row]) -> list[Row]:
+        """One row per group that is edited wherever its arms are, by the identity."""
+        shams: list[Row] = []
+        for g in range(len(self.groups)):
+            here = [(len(self.groups) + i, row) for i, row in enumerate(arms) if row.group == g]
+            if not here:
+                continue
+            number = len(self.groups) + len(arms) + len(shams)
+            for index, row in here:
+                for step in range(row.start, row.last + 1):
+                    work = self.works.get((index, step))
+                    for spot in work.edits if work else ():
+                        nothing = CheckedEdit(
+                            -1, -1, None, (step,), (spot[1],), {spot[0]: (Site(), Identity())}, 0
+                        )
+                        self._work(number, step).edits[spot] = [nothing]
+            finishes = any(row.finishes for _, row in here)
+            start, last = min(row.start for _, row in here), max(row.last for _, row in here)
+            shams.append(Row("sham", f"sham of group {g}", g, None, 0, start, last, finishes, False))
+        return shams
+
+    def _entry(self, row: int, step: int) -> int:
+        """Blocks of the row's first forward that it has in common with the unedited one."""
+        work = self.works.get((row, step))
+        if work is None:
+            return 0
+        first = min(work.points, key=lambda point: point.forward_key)
+        if first.block is None:
+            return 0 if first.component == "temb" else self.graph.num_blocks
+        return first.block + (1 if first.component == "resid_post" else 0)
+
+    def _hold_entries(self, own: list[Row]) -> None:
+        for i, row in enumerate(own):
+            entry = self._entry(len(self.groups) + i, row.start)
+            if entry:
+                for stream in STREAMS:
+                    point = HookPoint("resid_post", entry - 1, stream)
+                    if point in self.graph.shapes:
+                        self._work(row.group, row.start).held |= {(point, b) for b in self.graph.branches}
+
+    def _clean(self, g: int, arms: list[Row]) -> Row:
+        here = [i for i in self.members if self.group_of[i] == g]
+        finishes = any(self.graph.trajectories[i].finishes for i in here)
+        touched = max((step for row, step in self.works if row == g), default=-1)
+        joined = max((row.start for row in arms if row.group == g), default=0)
+        last = self.graph.sampling.steps - 1 if finishes else max(touched, joined - 1)
+        # Where an arm starts right behind, the latents after the last touch are still needed.
+        stops = not finishes and joined <= touched
+        return Row("clean", f"unedited of group {g}", g, None, 0, 0, last, finishes, stops)
+
+    def _forwards(self, rows: tuple[Row, ...]) -> Iterator[tuple[Forward, ...]]:
+        for step in range(self.graph.sampling.steps):
+            forwards = [
+                Forward(step, (i,), 0, row.stops and step == row.last)
+                for i, row in enumerate(rows)
+                if row.kind == "clean" and step <= row.last
+            ]
+            # Rows go together if they wait for the same others, enter at the same block, and end alike.
+            together: dict[tuple[int, int, bool], list[int]] = {}
+            for i, row in enumerate(rows):
+                if row.kind != "clean" and row.start <= step <= row.last:
+                    entry = self._entry(i, step) if step == row.start else 0
+                    key = (row.level, entry, row.stops and step == row.last)
+                    together.setdefault(key, []).append(i)
+            for (_, entry, stops), members in sorted(together.items()):
+                count = -(-len(members) // self.most)
+                # Equal shares: nine rows of at most eight go as five and four, not as eight and one.
+                ends = [len(members) * k // count for k in range(count + 1)]
+                forwards += [
+                    Forward(step, tuple(members[low:high]), entry, stops) for low, high in pairwise(ends)
+                ]
+            yield tuple(forwards)
