@@ -20,6 +20,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dit_lens.analysis import run_analysis
+    from dit_lens.graph.graph import InterventionGraph
+    from dit_lens.graph.interventions import (
+        Add,
+        Clamp,
+        EnergyMatched,
+        Identity,
+        Mean,
+        Noise,
+        Patch,
+        Resample,
+        Scale,
+        TokenShuffle,
+        Zero,
+    )
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
     from dit_lens.methods.controls import controls
     from dit_lens.model.hook_points import HookPoint
@@ -27,6 +41,7 @@ if TYPE_CHECKING:
     from dit_lens.model.loading import load
     from dit_lens.model.sampling import Sampling, Trajectory
     from dit_lens.report import plots
+    from dit_lens.run.runner import run
 
 # Public names and the module each lives in, in the order in which a user meets them.
 _HOMES = {
@@ -39,6 +54,19 @@ _HOMES = {
     "ChannelStatistics": "dit_lens.methods.channels",
     "ChannelSet": "dit_lens.methods.channels",
     "controls": "dit_lens.methods.controls",
+    "InterventionGraph": "dit_lens.graph.graph",
+    "run": "dit_lens.run.runner",
+    "Identity": "dit_lens.graph.interventions",
+    "Zero": "dit_lens.graph.interventions",
+    "Mean": "dit_lens.graph.interventions",
+    "Scale": "dit_lens.graph.interventions",
+    "Clamp": "dit_lens.graph.interventions",
+    "Add": "dit_lens.graph.interventions",
+    "Noise": "dit_lens.graph.interventions",
+    "Resample": "dit_lens.graph.interventions",
+    "TokenShuffle": "dit_lens.graph.interventions",
+    "Patch": "dit_lens.graph.interventions",
+    "EnergyMatched": "dit_lens.graph.interventions",
     "run_analysis": "dit_lens.analysis",
     "plots": "dit_lens.report.plots",
 }
@@ -56,6 +84,19 @@ __all__ = [
     "ChannelStatistics",
     "ChannelSet",
     "controls",
+    "InterventionGraph",
+    "run",
+    "Identity",
+    "Zero",
+    "Mean",
+    "Scale",
+    "Clamp",
+    "Add",
+    "Noise",
+    "Resample",
+    "TokenShuffle",
+    "Patch",
+    "EnergyMatched",
     "run_analysis",
     "plots",
     "DitLensError",
@@ -70,8 +111,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
     home = import_module(_HOMES[name])
     value = home if name in _MODULES else getattr(home, name)
-    globals()[name] = value
-    return value
+    # `run` is a room as well as a function. The room answers calls like the function and keeps the name, for
+    # whoever imports or patches `dit_lens.run.…`.
+    return globals().setdefault(name, value)
 
 
 def __dir__() -> list[str]:

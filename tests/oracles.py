@@ -1,12 +1,17 @@
-"""An independent executor: the same hook points read with plain torch hooks from the plain pipeline.
+"""Independent executors: the same hook points read and edited with plain torch hooks on the plain pipeline.
 
-Shares no code with the package. AdaLN gates and MLP signals come from the tuple that the norm returns,
-not from the linear layer inside it.
+The reads share no code with the package. AdaLN gates and MLP signals come from the tuple that the norm
+returns, not from the linear layer inside it.
 """
 
 from __future__ import annotations
 
+import copy
+from contextlib import contextmanager
+
 import torch
+
+from dit_lens.graph.site import Material
 
 
 def pipeline_call(pipeline, prompts, seeds, *, steps, guidance, tokens=0, **more):
@@ -90,3 +95,327 @@ def read_with_hooks(pipeline, prompts, seeds, *, steps, guidance):
         for handle in handles:
             handle.remove()
     return found, latents
+
+
+# ------------------------------------------------------------------------------------ edits
+# Where diffusers computes what, written down a second time. The edits' own arithmetic (`op.apply`) is the
+# package's, and tested by itself.
+_ZERO = ["shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp"]
+_DUAL = [*_ZERO, "shift_attn2", "scale_attn2", "gate_attn2"]
+_LAST_CONTEXT = ["scale_attn", "shift_attn"]
+
+
+@contextmanager
+def hooked(transformer, touches, norms=None):
+    """Plain hooks: `touches` {address: tensor → tensor or None}; `norms` (stream, x, LN(x)) → tensor or None.
+
+    Hooks of one module are registered in the order in which `touches` lists them.
+    """
+    handles = []
+    blocks = transformer.transformer_blocks
+
+    def replaced(old, new):
+        return old if new is None else new
+
+    def on_output(module, change):
+        handles.append(module.register_forward_hook(lambda m, a, out: change(out)))
+
+    def of_tuple(slot, touch):
+        def change(out):
+            return tuple(replaced(x, touch(x)) if i == slot else x for i, x in enumerate(out))
+
+        return change
+
+    def of_chunk(names, signal, touch):
+        def change(out):
+            parts = list(out.chunk(len(names), dim=1))
+            i = names.index(signal)
+            new = touch(parts[i])
+            if new is None:
+                return out
+            parts[i] = new
+            return torch.cat(parts, dim=1)
+
+        return change
+
+    def before_block(block, key, touch):
+        def change(module, args, kwargs):
+            return args, {**kwargs, key: replaced(kwargs[key], touch(kwargs[key]))}
+
+        handles.append(block.register_forward_pre_hook(change, with_kwargs=True))
+
+    for address, touch in touches.items():
+        if address == "temb":
+            on_output(transformer.time_text_embed, lambda out, t=touch: replaced(out, t(out)))
+            continue
+        if address == "velocity":
+            on_output(transformer, of_tuple(0, touch))
+            continue
+        _, number, *component, stream = address.split(".")
+        component, block = ".".join(component), blocks[int(number)]
+        image = stream == "image"
+        if component == "resid_pre":
+            before_block(block, "hidden_states" if image else "encoder_hidden_states", touch)
+        elif component == "resid_post":
+            on_output(block, of_tuple(1 if image else 0, touch))
+        elif component == "attn_out":
+            on_output(block.attn, of_tuple(0 if image else 1, touch))
+        elif component in ("attn2_out", "mlp_out"):
+            module = block.attn2 if component == "attn2_out" else block.ff if image else block.ff_context
+            on_output(module, lambda out, t=touch: replaced(out, t(out)))
+        else:
+            norm = block.norm1 if image else block.norm1_context
+            names = _DUAL if image and block.attn2 is not None else _ZERO
+            if not image and block.context_pre_only:
+                names = _LAST_CONTEXT
+            on_output(norm.linear, of_chunk(names, component.removeprefix("adaln."), touch))
+    if norms is not None:
+        modules = [("image", transformer.norm_out.norm)]
+        for block in blocks:
+            modules += [("image", block.norm1.norm), ("image", block.norm2)]
+            modules += [("context", block.norm1_context.norm), ("context", block.norm2_context)]
+        for stream, module in modules:
+            if module is not None:
+                handles.append(
+                    module.register_forward_hook(
+                        lambda m, args, out, s=stream: replaced(out, norms(s, args[0], out))
+                    )
+                )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_norm_as_before(x, removed):
+    """LayerNorm of x with the statistics of x + removed; the pipeline's norms have no weights."""
+    whole = x + removed
+    mean = whole.mean(-1, keepdim=True)
+    variance = whole.var(-1, unbiased=False, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + 1e-6)
+
+
+class _Editing:
+    """Edits of the rows of one forward, with what each leaves for the LayerNorms behind it."""
+
+    def __init__(self, material):
+        self.material, self.removed = material, {}
+
+    def apply(self, edits, row, step, branch, point, tensor):
+        """One row's value after its edits, in order."""
+        shape = tensor.shape
+        x = tensor.flatten(2).transpose(1, 2) if point.component == "velocity" else tensor
+        for edit in edits:
+            site, op = edit.sites[point]
+            new = op.apply(x, site, self.material(edit, row, step, branch, point))
+            if op.ln_preserving:
+                key = (row, branch, point.stream)
+                self.removed[key] = self.removed.get(key, 0) + (x - new)
+            x = new
+        return x.transpose(1, 2).reshape(shape) if point.component == "velocity" else x
+
+
+def edit_with_hooks(pipeline, graph, material=None, draw=None):
+    """Run a checked graph without any reuse: every trajectory alone, from noise, through the plain pipeline.
+
+    Returns ({id: latents [steps + 1 without the noise, C, h, w]}, {(id, step, branch, address): value}) with
+    every value that some edit or read touches. `material` serves measured edits, `draw` random ones.
+    """
+    branches = graph.branches
+    steps, guidance = graph.sampling.steps, graph.sampling.guidance_scale
+    points = {p for e in graph.edits for p in e.sites} | {p for r in graph.reads for p in r.sites}
+    ordered = sorted(points, key=lambda p: p.forward_key)
+    values, paths = {}, {}
+
+    def go(name, prompt, seed, edits):
+        now, path = {"step": 0}, []
+
+        def supply(edit, row, step, branch, point):
+            op, found = edit.sites[point][1], {}
+            if edit.source is not None:
+                source = graph.trajectories[edit.source].id
+                found["source"] = _as_tokens(point, values[source, step, branch, str(point)])
+            elif material is not None and op.needs & {"source", "quantiles"}:
+                return material(edit, step, branch, point)
+            if "generator" in op.needs:
+                found["generator"] = draw(prompt, seed, step, point)
+            if "clean" in op.welcomes:
+                found["clean"] = _as_tokens(point, values[(prompt, seed), step, branch, str(point)])
+            return Material(**found)
+
+        editing = _Editing(supply)
+
+        def touch_at(point):
+            def touch(tensor):
+                step, new = now["step"], []
+                for branch, x in zip(branches, tensor.split(1), strict=True):
+                    here = [e for e in edits if point in e.sites and step in e.steps and branch in e.branches]
+                    x = editing.apply(here, name, step, branch, point, x)
+                    values[name, step, branch, str(point)] = x.clone()
+                    new.append(x)
+                return torch.cat(new)
+
+            return touch
+
+        def norm(stream, x, normed):
+            new = normed.clone()
+            for i, branch in enumerate(branches):
+                if (name, branch, stream) in editing.removed:
+                    new[i : i + 1] = layer_norm_as_before(x[i : i + 1], editing.removed[name, branch, stream])
+            return new
+
+        def next_step(pipe, step, timestep, kwargs):
+            now["step"] = step + 1
+            editing.removed.clear()
+            path.append(kwargs["latents"].clone())
+            return kwargs
+
+        preserving = any(op.ln_preserving for e in edits for _, op in e.sites.values())
+        with hooked(
+            pipeline.transformer, {str(p): touch_at(p) for p in ordered}, norm if preserving else None
+        ):
+            pipeline_call(
+                pipeline, [prompt], [seed], steps=steps, guidance=guidance, callback_on_step_end=next_step
+            )
+        paths[name] = torch.cat(path)
+
+    for pair in dict.fromkeys((t.prompt, t.seed) for t in graph.trajectories):
+        go(pair, *pair, [])
+    waiting = dict(enumerate(graph.trajectories))
+    while waiting:
+        for i, each in list(waiting.items()):
+            edits = sorted((e for e in graph.edits if e.into == i), key=lambda e: (e.order, e.index))
+            if not any(e.source in waiting for e in edits):
+                go(each.id, each.prompt, each.seed, edits)
+                del waiting[i]
+    return paths, values
+
+
+def _as_tokens(point, tensor):
+    return tensor.flatten(2).transpose(1, 2) if point.component == "velocity" else tensor
+
+
+def plan_with_hooks(pipeline, plan, draw=None):
+    """Carry out a plan with plain hooks: the same rows in the same forwards, the same blocks replaced.
+
+    Blocks that the plan skips are computed and their output is thrown away. Returns {row name: latents after
+    each of its steps}, with names as the plan has them.
+    """
+    graph, transformer, found = plan.graph, pipeline.transformer, {}
+    branches, scale = graph.branches, graph.sampling.guidance_scale
+    guided = len(branches) == 2
+    for unit in plan.units:
+        scheduler = copy.deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(graph.sampling.steps)
+        texts, latents = [], {}
+        for g, (prompt, seed) in enumerate(unit.groups):
+            texts.append(
+                pipeline.encode_prompt(
+                    prompt=[prompt],
+                    prompt_2=None,
+                    prompt_3=None,
+                    do_classifier_free_guidance=guided,
+                    max_sequence_length=0,
+                )
+            )
+            latents[g] = torch.randn(
+                1, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+            )
+        for step, forwards in enumerate(unit.steps):
+            held, before = {}, dict(latents)
+            for i, row in enumerate(unit.rows):
+                if row.kind != "clean" and row.start == step:
+                    latents[i] = before[row.group]
+            for forward in forwards:
+                velocity = _plan_forward(
+                    transformer, plan, unit, forward, texts, latents, held, scheduler, draw
+                )
+                if velocity is None:
+                    continue
+                if guided:
+                    uncond, cond = velocity.chunk(2)
+                    velocity = uncond + scale * (cond - uncond)
+                stepping = copy.deepcopy(scheduler)
+                stepping.set_begin_index(step)
+                x = torch.cat([latents[r] for r in forward.rows])
+                after = stepping.step(velocity, scheduler.timesteps[step], x, return_dict=False)[0]
+                for r, y in zip(forward.rows, after.split(1), strict=True):
+                    latents[r] = y
+                    found.setdefault(unit.rows[r].name, []).append(y)
+    return {name: torch.cat(path) for name, path in found.items()}
+
+
+def _plan_forward(transformer, plan, unit, forward, texts, latents, held, scheduler, draw):
+    branches, rows, step = plan.graph.branches, forward.rows, forward.step
+    works = [unit.works.get((row, step)) for row in rows]
+
+    def supply(edit, row, step, branch, point):
+        op, found, group = edit.sites[point][1], {}, unit.rows[row].group
+        if edit.source is not None:
+            source = unit.row_at(edit.source, step)
+            found["source"] = _as_tokens(point, held[source, str(point), branch])
+        if "generator" in op.needs:
+            found["generator"] = draw(*unit.groups[group], step, point)
+        if "clean" in op.welcomes:
+            found["clean"] = _as_tokens(point, held[group, str(point), branch])
+        return Material(**found)
+
+    editing = _Editing(supply)
+
+    def touch_at(point):
+        def touch(tensor):
+            parts = list(tensor.split(1))
+            for b, branch in enumerate(branches):
+                for k, (row, work) in enumerate(zip(rows, works, strict=True)):
+                    if work is not None:
+                        i = b * len(rows) + k
+                        edits = work.edits.get((point, branch), [])
+                        parts[i] = editing.apply(edits, row, step, branch, point, parts[i])
+                        if (point, branch) in work.held:
+                            held[row, str(point), branch] = parts[i].clone()
+            return torch.cat(parts)
+
+        return touch
+
+    def norm(stream, x, normed):
+        new = normed.clone()
+        for (row, branch, s), removed in editing.removed.items():
+            if s == stream:
+                i = branches.index(branch) * len(rows) + rows.index(row)
+                new[i : i + 1] = layer_norm_as_before(x[i : i + 1], removed)
+        return new
+
+    touches = {}
+    if forward.entry:
+        for stream in ("image", "context"):
+            address = f"blocks.{forward.entry - 1}.resid_post.{stream}"
+            if (unit.rows[rows[0]].group, address, branches[0]) in held:
+                touches[address] = [
+                    torch.cat([held[unit.rows[r].group, address, b] for b in branches for r in rows])
+                ]
+    replaced = {address: (lambda old, new=new[0]: new) for address, new in touches.items()}
+    points = sorted({p for w in works if w for p in w.points}, key=lambda p: p.forward_key)
+    touches = {str(p): touch_at(p) for p in points}
+    preserving = any(
+        e.sites[p][1].ln_preserving for w in works if w for (p, _), edits in w.edits.items() for e in edits
+    )
+
+    def stacked(j):
+        return torch.cat([texts[unit.rows[r].group][j] for r in rows])
+
+    x = torch.cat([latents[r] for r in rows])
+    with (
+        torch.no_grad(),
+        hooked(transformer, replaced),
+        hooked(transformer, touches, norm if preserving else None),
+    ):
+        guided = len(branches) == 2
+        velocity = transformer(
+            hidden_states=torch.cat([x, x]) if guided else x,
+            timestep=scheduler.timesteps[step].expand(len(branches) * len(rows)),
+            encoder_hidden_states=torch.cat([stacked(1), stacked(0)]) if guided else stacked(0),
+            pooled_projections=torch.cat([stacked(3), stacked(2)]) if guided else stacked(2),
+            return_dict=False,
+        )[0]
+    return None if forward.stops else velocity

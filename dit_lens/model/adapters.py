@@ -72,6 +72,19 @@ class Access:
         return tuple(new if i == self.slot else each for i, each in enumerate(value))
 
 
+@dataclass(frozen=True)
+class StreamNorm:
+    """A LayerNorm that reads a residual stream: its module, and where the forward pass meets it.
+
+    `key` sorts among the `forward_key`s of hook points.
+    """
+
+    module: str
+    block: int | None
+    stream: str
+    key: tuple[float, float, float]
+
+
 @runtime_checkable
 class Adapter(Protocol):
     """What the rest of the package may ask of a transformer family."""
@@ -93,6 +106,12 @@ class Adapter(Protocol):
 
     def embedding(self, stream: str) -> str:
         """Path of the module whose output enters the first block as this stream."""
+
+    def norms(self) -> tuple[StreamNorm, ...]:
+        """Every LayerNorm over channels that reads a residual stream, in forward order."""
+
+    def bypass(self, block: int, streams: Mapping[str, Tensor]) -> tuple[str, Any]:
+        """(path of the block, its whole output made of these streams): what stands in for running it."""
 
     def ready(self) -> None:
         """Raise BadInput if the transformer is in a mode in which its modules run differently."""
@@ -245,6 +264,29 @@ class SD3Adapter:
 
     def embedding(self, stream: str) -> str:
         return {"image": "pos_embed", "context": "context_embedder"}[stream]
+
+    def norms(self) -> tuple[StreamNorm, ...]:
+        found = []
+        for i, block in enumerate(self._blocks):
+            path = f"transformer_blocks.{i}"
+            # A norm stands right behind the signals of its stream, or right before the MLP it feeds.
+            for stream, suffix in (("image", ""), ("context", "_context")):
+                signal = HookPoint("adaln.gate_attn2", i, stream).forward_key
+                found.append(
+                    StreamNorm(
+                        f"{path}.norm1{suffix}.norm", i, stream, (signal[0], signal[1], signal[2] + 0.5)
+                    )
+                )
+                if suffix and block.context_pre_only:
+                    continue
+                mlp = HookPoint("mlp_out", i, stream).forward_key
+                found.append(StreamNorm(f"{path}.norm2{suffix}", i, stream, (mlp[0], mlp[1], mlp[2] - 0.5)))
+        last = HookPoint("velocity").forward_key
+        found.append(StreamNorm("norm_out.norm", None, "image", (last[0], last[1] - 0.5, 0)))
+        return tuple(sorted(found, key=lambda norm: norm.key))
+
+    def bypass(self, block: int, streams: Mapping[str, Tensor]) -> tuple[str, Any]:
+        return f"transformer_blocks.{block}", (streams.get("context"), streams["image"])
 
     def ready(self) -> None:
         chunked = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model import sampling as _sampling
-from dit_lens.model.adapters import Adapter, Geometry, adapter_for
+from dit_lens.model.adapters import Access, Adapter, Geometry, adapter_for
 from dit_lens.model.hook_points import HookPoint, HookPoints, in_forward_order
 from dit_lens.model.memory import memory_explained
 from dit_lens.model.progress import ProgressBar
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
 
 Touch = Callable[[HookPoint, Tensor], "Tensor | None"]
 """(hook point, its live tensor for all rows) → a tensor that replaces it, or None to leave it as it is."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module of a forward pass and who serves it when the pass gets there.
+
+    `side` says what `serve` is given: the module's `"input"` or `"output"` (it may return a replacement, or
+    None), `"through"` = (first input, output) for a new output, or `"skip"` = None for the output of a module
+    that then does not run. `key` orders places as `HookPoint.forward_key` orders hook points.
+    """
+
+    key: tuple[float, float, float]
+    module: str
+    side: str
+    serve: Callable[[Any], Any]
+    name: str
 
 
 class _WrappedWhenNamed(Envoy):
@@ -75,11 +92,17 @@ class TracedTransformer:
         return velocity
 
     def traced_forward(
-        self, inputs: Mapping[str, Any], points: Sequence[HookPoint], touch: Touch, *, stop: bool = False
+        self,
+        inputs: Mapping[str, Any],
+        points: Sequence[HookPoint],
+        touch: Touch,
+        *,
+        stop: bool = False,
+        extra: Sequence[Place] = (),
     ) -> Tensor | None:
         """One forward pass in which `touch` sees every point, in forward order, and may replace it.
 
-        With `stop`, the pass ends after the last point and returns None.
+        With `stop`, the pass ends after the last point and returns None. `extra` places are served too.
 
         Raises:
             BadInput: the model has no such point.
@@ -93,30 +116,50 @@ class TracedTransformer:
         )
         # Modules in the order in which the pass reaches them, each with the points that lie in its value.
         located = [(point, self.adapter.access(point)) for point in in_forward_order(points)]
-        places = [
+        grouped = [
             (place, list(group))
             for place, group in groupby(located, key=lambda each: (each[1].module, each[1].side))
         ]
-        served: list[HookPoint] = []
-        velocity: list[Tensor] = []
 
-        def serve(tracer: Any) -> None:
-            for (module, side), group in places:
-                envoy = self._envoy.get(module) if module else self._envoy
-                value = envoy.inputs if side == "input" else envoy.output
+        def serving(group: Sequence[tuple[HookPoint, Access]]) -> Callable[[Any], Any]:
+            def serve(value: Any) -> Any:
                 changed = False
                 for point, access in group:
                     tensor = access.pick(value)
                     _require_shape(point, tensor, self.adapter.shape(point, geometry))
                     new = touch(point, tensor)
-                    served.append(point)
                     if new is not None:
                         _require_shape(point, new, tuple(tensor.shape))
                         value, changed = access.put(value, new), True
-                if changed and side == "input":
-                    envoy.inputs = value
-                elif changed:
-                    envoy.output = value
+                return value if changed else None
+
+            return serve
+
+        places = [
+            Place(group[0][0].forward_key, module, side, serving(group), str(group[0][0]))
+            for (module, side), group in grouped
+        ]
+        return self._walk(inputs, sorted([*places, *extra], key=lambda place: place.key), stop=stop)
+
+    def _walk(self, inputs: Mapping[str, Any], places: Sequence[Place], *, stop: bool) -> Tensor | None:
+        served = 0
+        velocity: list[Tensor] = []
+
+        def visit(tracer: Any) -> None:
+            nonlocal served
+            for place in places:
+                envoy = self._envoy.get(place.module) if place.module else self._envoy
+                if place.side == "skip":
+                    envoy.skip(place.serve(None))
+                elif place.side == "input":
+                    if (new := place.serve(envoy.inputs)) is not None:
+                        envoy.inputs = new
+                else:
+                    first = envoy.input if place.side == "through" else None
+                    value = envoy.output if first is None else (first, envoy.output)
+                    if (new := place.serve(value)) is not None:
+                        envoy.output = new
+                served += 1
             if stop:
                 tracer.stop()
 
@@ -127,12 +170,11 @@ class TracedTransformer:
             # The inputs stay out of nnsight's hands: it would move them to the first parameter's device,
             # which is the wrong one for an offloaded model.
             with self._envoy.trace(True, fn=run) as tracer:
-                serve(tracer)
+                visit(tracer)
         except OutOfOrderError as error:
-            missing = next((str(p) for p, _ in located if p not in served), "a hook point")
-            raise RunFailure(f"{missing} was not reached in this forward pass: {error}") from None
-        if len(served) != len(located):
-            raise RunFailure(f"{len(served)} of {len(located)} hook points were served in one forward pass.")
+            raise RunFailure(f"{places[served].name} was not reached in this forward pass: {error}") from None
+        if served != len(places):
+            raise RunFailure(f"{served} of {len(places)} places were served in one forward pass.")
         return velocity[0] if velocity else None
 
 

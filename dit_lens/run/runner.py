@@ -1,4 +1,4 @@
-"""Reading activations while a batch is denoised, with proof that each planned read happened at its step."""
+"""Running: reads while a batch is denoised, and whole intervention graphs; with proof of what was done."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dit_lens.errors import BadInput, RunFailure
+from dit_lens.graph.graph import InterventionGraph
+from dit_lens.graph.plan import Plan
+from dit_lens.graph.planner import make_plan
 from dit_lens.model.adapters import require_finite
 from dit_lens.model.hook_points import HookPoint, in_forward_order, select_steps
+from dit_lens.model.progress import ProgressBar
 from dit_lens.model.sampling import denoise
+from dit_lens.run.executor import Limits, UnitRun
+from dit_lens.run.material import Materials, MaterialSource
+from dit_lens.run.result import Proof, Result, TrajectoryResult
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch
+
+KEPT = ("all", "final")
+"""Latents that a result can keep: those of every step, or the last ones."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +150,147 @@ def _prove(happened: Sequence[Visit], planned: Sequence[tuple[int, str, HookPoin
 def _where(each: tuple[int, str, HookPoint]) -> str:
     step, branch, point = each
     return f"step {step}, branch {branch}, {point}"
+
+
+def run(
+    lens: DiTLens,
+    graph: InterventionGraph | Plan,
+    *,
+    arms_per_forward: int | None = None,
+    sham: bool = True,
+    images: bool = True,
+    keep: str = "all",
+    material: MaterialSource | None = None,
+    on_trajectory: Callable[[TrajectoryResult], None] | None = None,
+    progress: bool = True,
+) -> Result:
+    """Run an intervention graph: every trajectory, edited as declared, and what was read of it.
+
+    All trajectories of one prompt and seed share their noise, embeddings and schedule, and the unedited one
+    always runs. What is known is not computed again: an edited trajectory starts from the unedited latents of
+    its first edited step, behind the last block that it shares with the unedited one. With
+    `arms_per_forward=1` the result equals edits of the plain pipeline bit for bit (float32, CPU); larger
+    batches change the last bits, by as much as `result.proof.sham_difference` says.
+
+    Args:
+        lens: the model.
+        graph: what to do; or its plan, which holds `arms_per_forward` and `sham` already.
+        arms_per_forward: most edited rows of one forward pass; None chooses by the image size. Halved when
+            memory runs out.
+        sham: whether an arm that is edited by nothing runs beside the others.
+        images: whether finished trajectories are decoded, each on its own.
+        keep: "all" latents, or the "final" ones.
+        material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
+        on_trajectory: gets each trajectory as soon as it is done.
+        progress: whether a progress bar is drawn.
+
+    Raises:
+        BadInput: the graph does not fit the model; before any forward pass. RunFailure: an activation is NaN
+        or infinite, memory does not suffice for one row, or a planned access did not happen exactly once.
+
+    >>> import dit_lens as dl
+    >>> g = dl.InterventionGraph(sampling={"steps": 4})
+    >>> arm = g.trajectory(prompt="a large red circle", seed=0)
+    >>> g.edit(arm, at="blocks.*.resid_post.image", channels=[3], op="zero")
+    >>> dl.run(dl.load("shapes-sd3"), g)[arm].latents.shape        # doctest: +SKIP
+    torch.Size([5, 12, 24, 24])
+    """
+    if keep not in KEPT:
+        raise BadInput(f"keep is {keep!r}; there are: {', '.join(KEPT)}.")
+    if isinstance(graph, Plan):
+        plan = graph
+    else:
+        plan = make_plan(graph.check(lens), arms_per_forward=arms_per_forward, sham=sham)
+    materials = Materials(plan, material)
+    limits = Limits(plan.arms_per_forward)
+    edits = reads = forwards = 0
+    kinds: dict[str, dict[Any, TrajectoryResult]] = {"clean": {}, "arm": {}, "sham": {}}
+    difference: dict[tuple[str, int], float] = {}
+    started = time.perf_counter()
+    with ProgressBar(plan.forwards, "running", enabled=progress) as bar:
+        for unit in plan.units:
+            with lens.lock, torch.no_grad():
+                done = UnitRun(lens, plan, unit, materials, limits, bar.advance)
+                try:
+                    done.run()
+                finally:
+                    lens.pipeline.maybe_free_model_hooks()
+            edits += sum(count for event, count in done.log.items() if event[4] == "edit" and event[5] >= 0)
+            reads += sum(count for event, count in done.log.items() if event[4] == "read")
+            forwards += done.forwards
+            for g, group in enumerate(unit.groups):
+                kinds["clean"][group] = _finished(lens, done, g, None, images, keep)
+            for i, row in enumerate(unit.rows):
+                if row.kind == "sham":
+                    group = unit.groups[row.group]
+                    kinds["sham"][group] = _finished(lens, done, i, None, False, keep)
+                    difference[group] = _largest_difference(done, i)
+            for t in unit.group_of:
+                result = _finished(
+                    lens, done, unit.own.get(t, unit.group_of[t]), t, images, keep, kinds["clean"]
+                )
+                kinds["arm"][result.id] = result
+                if on_trajectory is not None:
+                    on_trajectory(result)
+    spec_order = {each.id: kinds["arm"][each.id] for each in plan.graph.trajectories}
+    return Result(
+        graph=plan.graph.hash,
+        model=lens.name,
+        sampling=plan.graph.sampling,
+        sigmas=np.asarray(plan.graph.sigmas, dtype=np.float32),
+        trajectories=spec_order,
+        baselines=kinds["clean"],
+        shams=kinds["sham"],
+        proof=Proof(
+            edits=edits,
+            reads=reads,
+            forwards=forwards,
+            block_passes=plan.block_passes,
+            arms_per_forward=limits.rows,
+            halvings=limits.halvings,
+            seconds=time.perf_counter() - started,
+            sham_difference=difference,
+        ),
+    )
+
+
+def _finished(
+    lens: DiTLens,
+    done: UnitRun,
+    index: int,
+    trajectory: int | None,
+    images: bool,
+    keep: str,
+    baselines: Mapping[Any, TrajectoryResult] | None = None,
+) -> TrajectoryResult:
+    """One row as a result; `trajectory` is its place in the graph, None for unedited rows and shams."""
+    unit, row = done.unit, done.unit.rows[index]
+    group = unit.groups[row.group]
+    path = list(done.paths[index])
+    if row.kind != "clean":
+        path = [*done.paths[row.group][: row.start + 1], *path]
+    finished = len(path) == len(done.plan.graph.sigmas)
+    image = None
+    if row.kind == "clean" and baselines is not None:
+        image = baselines[group].image
+    elif images and finished:
+        # One at a time: the rows beside it would change an image's last bits.
+        image = lens.decode(path[-1])[0]
+    return TrajectoryResult(
+        id=row.name if trajectory is None else done.plan.graph.trajectories[trajectory].id,
+        prompt=group[0],
+        seed=group[1],
+        start=None if row.kind == "clean" else row.start,
+        latents=torch.cat(path if keep == "all" else path[-1:]),
+        finished=finished,
+        image=image,
+        reads=() if trajectory is None else tuple(done.reads.get(trajectory, ())),
+    )
+
+
+def _largest_difference(done: UnitRun, sham: int) -> float:
+    """Largest absolute difference of a sham from its unedited trajectory, over all steps both have."""
+    row = done.unit.rows[sham]
+    unedited = done.paths[row.group][row.start + 1 :]
+    pairs = zip(done.paths[sham], unedited, strict=False)
+    return max((float((a - b).abs().max()) for a, b in pairs), default=0.0)

@@ -1,0 +1,62 @@
+"""How long a plan will take, measured instead of guessed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dit_lens.graph.plan import Plan, blocks_run
+from dit_lens.model.memory import memory_explained
+from dit_lens.model.sampling import denoise
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+
+
+def seconds(lens: DiTLens, plan: Plan) -> float:
+    """Seconds that a plan will take on this machine, from one denoising step.
+
+    That step runs with one row and with as many as the plan's largest forward has; other sizes lie on the
+    line between. Decoding images and reading activations come on top.
+
+    Raises:
+        RunFailure: memory does not suffice for the largest forward.
+    """
+    sizes = [
+        (len(forward.rows), blocks_run(plan.graph, unit, forward) / plan.graph.num_blocks)
+        for unit in plan.units
+        for at_step in unit.steps
+        for forward in at_step
+    ]
+    if not sizes:
+        return 0.0
+    most = max(rows for rows, _ in sizes)
+    one = _one_step(lens, plan, 1)
+    slope = (_one_step(lens, plan, most) - one) / (most - 1) if most > 1 else 0.0
+    return sum((one + max(slope, 0.0) * (rows - 1)) * share for rows, share in sizes)
+
+
+def _one_step(lens: DiTLens, plan: Plan, rows: int) -> float:
+    """The quicker of two runs of the first step: the first one warms up."""
+    prompt, seed = plan.units[0].groups[0]
+    batch = lens.prepare_rows([prompt] * rows, [seed] * rows, plan.graph.sampling)
+    taken = []
+
+    def forward(step: int, inputs: Mapping[str, Any]) -> Tensor | None:
+        if step:
+            return None
+        started = time.perf_counter()
+        velocity = lens.traced.forward(inputs)
+        if velocity.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+        return velocity
+
+    with lens.lock, torch.no_grad(), memory_explained(f"timing {rows} rows"):
+        for _ in range(2):
+            denoise(batch, forward)
+    return min(taken)

@@ -1,0 +1,426 @@
+"""One unit of a plan, carried out: all its rows advance together, one denoising step after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dit_lens.errors import RunFailure
+from dit_lens.graph.check import CheckedEdit, CheckedRead
+from dit_lens.graph.plan import Forward, Plan, Unit, Work
+from dit_lens.graph.site import Material
+from dit_lens.model.adapters import StreamNorm, require_finite
+from dit_lens.model.hook_points import STREAMS, HookPoint
+from dit_lens.model.lens import Place
+from dit_lens.model.memory import is_out_of_memory, memory_explained
+from dit_lens.model.sampling import SampleBatch, denoise
+from dit_lens.run.material import Materials, generator, measured
+from dit_lens.run.result import ReadValue
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+
+Event = tuple[int, int, HookPoint, str, str, int]
+"""(row, step, hook point, branch, "edit" | "read" | "hold", which edit or read): one planned access."""
+
+
+@dataclass
+class Limits:
+    """How many rows go through one forward; halved when memory runs out, for the rest of the run."""
+
+    rows: int
+    halvings: int = 0
+
+
+class UnitRun:
+    """The state of a unit while it runs: latents of every row, what is held of the current step, the log."""
+
+    def __init__(
+        self,
+        lens: DiTLens,
+        plan: Plan,
+        unit: Unit,
+        materials: Materials,
+        limits: Limits,
+        on_forward: Callable[[], None],
+    ) -> None:
+        self.lens, self.plan, self.unit = lens, plan, unit
+        self.materials, self.limits, self.on_forward = materials, limits, on_forward
+        self.batches = [lens.prepare_rows([p], [s], plan.graph.sampling) for p, s in unit.groups]
+        self.branches = plan.graph.branches
+        # Latents [1, C, h, w] on the device, and all of a row's latents since its start on the CPU.
+        self.latents: dict[int, Tensor] = {g: batch.latents for g, batch in enumerate(self.batches)}
+        self.paths: dict[int, list[Tensor]] = {g: [x.cpu()] for g, x in self.latents.items()}
+        self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
+        self.reads: dict[int, list[ReadValue]] = {}
+        self.log: Counter[Event] = Counter()
+        self.forwards = 0
+        self._stacked: dict[tuple[int, ...], SampleBatch] = {}
+
+    def run(self) -> None:
+        """Denoise all rows.
+
+        Raises:
+            RunFailure: latents that are not finite, no memory for one row, or an access that did not happen
+            exactly once.
+        """
+        for step, forwards in enumerate(self.unit.steps):
+            before = {g: self.latents[g] for g in range(len(self.unit.groups))}
+            for i, row in enumerate(self.unit.rows):
+                if row.kind != "clean" and row.start == step <= row.last:
+                    self.latents[i], self.paths[i] = before[row.group], []
+            for forward in forwards:
+                self._forward(forward)
+            self.held.clear()
+        self._prove()
+
+    # ---------------------------------------------------------------------------------- one forward
+    def _forward(self, forward: Forward) -> None:
+        rows = forward.rows
+        if len(rows) > self.limits.rows:
+            self._halves(forward)
+            return
+        attempt = _Attempt(self, forward)
+        try:
+            attempt.run()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                with memory_explained(f"running {len(rows)} rows at step {forward.step}"):
+                    raise
+            self.limits.rows = len(rows) // 2
+            self.limits.halvings += 1
+        else:
+            attempt.commit()
+            self.forwards += 1
+            self.on_forward()
+            return
+        # Outside the handler: the error's frames hold the tensors that did not fit.
+        del attempt
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._halves(forward)
+
+    def _halves(self, forward: Forward) -> None:
+        middle = len(forward.rows) // 2
+        for part in (forward.rows[:middle], forward.rows[middle:]):
+            self._forward(replace(forward, rows=part))
+
+    def batch_of(self, rows: Sequence[int]) -> SampleBatch:
+        """Embeddings and schedule of rows, with their latents."""
+        groups = tuple(self.unit.rows[row].group for row in rows)
+        if groups not in self._stacked:
+            self._stacked[groups] = _stack([self.batches[g] for g in groups])
+        return replace(self._stacked[groups], latents=_joined([self.latents[row] for row in rows]))
+
+    def material(self, edit: CheckedEdit, row: int, step: int, point: HookPoint, branch: str) -> Material:
+        """What an edit of a row draws on."""
+        op = edit.sites[point][1]
+        if measured(edit, op) is not None:
+            found = self.materials.at(edit, step, branch, point)
+            assert found is not None, "all material was asked for before the first forward"
+            return found
+        group = self.unit.rows[row].group
+        prompt, seed = self.unit.groups[group]
+        return Material(
+            source=None
+            if edit.source is None
+            else as_tokens(point, self.take(self.unit.row_at(edit.source, step), step, point, branch)),
+            generator=generator(prompt, seed, step, point) if "generator" in op.needs else None,
+            clean=as_tokens(point, self.take(group, step, point, branch)) if "clean" in op.welcomes else None,
+        )
+
+    def take(self, row: int, step: int, point: HookPoint, branch: str) -> Tensor:
+        """What was held of a row at the current step."""
+        try:
+            return self.held[row, point, branch]
+        except KeyError:
+            raise RunFailure(
+                f"A planned access did not happen: the hold of {self.unit.rows[row].name} at step {step}, "
+                f"branch {branch}, {point}. The numbers are void."
+            ) from None
+
+    # ---------------------------------------------------------------------------------------- proof
+    def _prove(self) -> None:
+        planned: Counter[Event] = Counter()
+        for (row, step), work in self.unit.works.items():
+            for (point, branch), edits in work.edits.items():
+                planned.update((row, step, point, branch, "edit", e.index) for e in edits)
+            for (point, branch), reads in work.reads.items():
+                planned.update((row, step, point, branch, "read", r.index) for _, r in reads)
+            planned.update((row, step, point, branch, "hold", 0) for point, branch in work.held)
+        if planned == self.log:
+            return
+        missing, surplus = planned - self.log, self.log - planned
+        what = "did not happen" if missing else "happened more than once"
+        row, step, point, branch, kind, _ = next(iter(missing or surplus))
+        raise RunFailure(
+            f"Of {planned.total()} planned accesses {len(missing or surplus)} {what}, first the {kind} of "
+            f"{self.unit.rows[row].name} at step {step}, branch {branch}, {point}. The numbers are void."
+        )
+
+
+class _Attempt:
+    """One forward pass and what came of it; nothing reaches the unit before `commit`."""
+
+    def __init__(self, unit_run: UnitRun, forward: Forward) -> None:
+        self.of, self.forward = unit_run, forward
+        self.log: list[Event] = []
+        self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
+        self.reads: list[tuple[int, ReadValue]] = []
+        self.removed: dict[tuple[int, str], Tensor] = {}
+        self.after: Tensor | None = None
+        unit = unit_run.unit
+        self.works: list[Work | None] = [unit.works.get((row, forward.step)) for row in forward.rows]
+
+    def run(self) -> None:
+        forward, lens = self.forward, self.of.lens
+        batch = self.of.batch_of(forward.rows)
+
+        def velocity(step: int, inputs: Mapping[str, Any]) -> Tensor | None:
+            return self._velocity(inputs) if step == forward.step else None
+
+        def keep(step: int, latents: Tensor) -> None:
+            self.after = latents
+
+        denoise(batch, velocity, start=forward.step, latents=batch.latents, on_step=keep)
+        if self.after is not None and not bool(torch.isfinite(self.after).all()):
+            bad = next(
+                row
+                for row, x in zip(forward.rows, self.after, strict=True)
+                if not bool(torch.isfinite(x).all())
+            )
+            raise RunFailure(
+                f"The latents of {self.of.unit.rows[bad].name} are NaN or infinite after step {forward.step} "
+                f"({lens.dtype}). Weaken the edit, or use bfloat16 or float32."
+            )
+
+    def commit(self) -> None:
+        of = self.of
+        of.log.update(self.log)
+        of.held |= self.held
+        for trajectory, value in self.reads:
+            of.reads.setdefault(trajectory, []).append(value)
+        if self.after is not None:
+            for row, latents in zip(self.forward.rows, self.after.split(1), strict=True):
+                of.latents[row] = latents
+                of.paths[row].append(latents.cpu())
+
+    def _velocity(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        forward, lens = self.forward, self.of.lens
+        points = {point for work in self.works if work for point in work.points}
+        # Whatever lies at the output of the last skipped block is served where its output is put together.
+        at_entry = {p for p in points if p.block == forward.entry - 1 and p.component == "resid_post"}
+        extra = [*self._skips(at_entry), *self._norms(points)]
+        if not points and not extra:
+            return lens.traced.forward(inputs)
+        return lens.traced.traced_forward(
+            inputs, sorted(points - at_entry, key=_key), self._touch, stop=forward.stops, extra=extra
+        )
+
+    def _skips(self, at_entry: set[HookPoint]) -> list[Place]:
+        entry, step, unit = self.forward.entry, self.forward.step, self.of.unit
+        if entry == 0:
+            return []
+        streams = {}
+        for stream in STREAMS:
+            point = HookPoint("resid_post", entry - 1, stream)
+            if point in self.of.plan.graph.shapes:
+                clean = [unit.rows[row].group for row in self.forward.rows]
+                streams[stream] = _joined(
+                    [self.of.take(g, step, point, branch) for branch in self.of.branches for g in clean]
+                )
+        adapter = self.of.lens.adapter
+
+        def output(_: Any) -> Any:
+            values = dict(streams)
+            for point in sorted(at_entry, key=_key):
+                assert point.stream is not None
+                if (new := self._touch(point, values[point.stream])) is not None:
+                    values[point.stream] = new
+            return adapter.bypass(entry - 1, values)[1]
+
+        def nothing_changed(_: Any) -> Any:
+            return adapter.bypass(entry - 1, streams)[1]
+
+        return [
+            Place(
+                (block, -1, 0),
+                adapter.bypass(block, streams)[0],
+                "skip",
+                output if block == entry - 1 else nothing_changed,
+                f"block {block}",
+            )
+            for block in range(entry)
+        ]
+
+    def _touch(self, point: HookPoint, tensor: Tensor) -> Tensor | None:
+        """Edits, reads and holds of all rows at a hook point; each row and branch on its own."""
+        rows, step = self.forward.rows, self.forward.step
+        edited: Tensor | None = None
+        for k, (row, work) in enumerate(zip(rows, self.works, strict=True)):
+            if work is None:
+                continue
+            for b, branch in enumerate(self.of.branches):
+                i, spot = b * len(rows) + k, (point, branch)
+                value = tensor[i : i + 1]
+                if edits := work.edits.get(spot):
+                    value = self._edited(edits, row, i, point, branch, value)
+                    edited = tensor.clone() if edited is None else edited
+                    edited[i : i + 1] = value
+                for trajectory, read in work.reads.get(spot, ()):
+                    self._read(trajectory, read, point, branch, value)
+                    self.log.append((row, step, point, branch, "read", read.index))
+                if spot in work.held:
+                    # A view would keep all rows of the batch alive.
+                    self.held[row, point, branch] = value.clone()
+                    self.log.append((row, step, point, branch, "hold", 0))
+        return edited
+
+    def _edited(
+        self,
+        edits: Sequence[CheckedEdit],
+        row: int,
+        i: int,
+        point: HookPoint,
+        branch: str,
+        value: Tensor,
+    ) -> Tensor:
+        step = self.forward.step
+        x = as_tokens(point, value)
+        for edit in edits:
+            site, op = edit.sites[point]
+            new = op.apply(x, site, self.of.material(edit, row, step, point, branch))
+            if op.ln_preserving:
+                assert point.stream is not None
+                before = self.removed.get((i, point.stream))
+                self.removed[i, point.stream] = x - new if before is None else before + (x - new)
+            x = new
+            self.log.append((row, step, point, branch, "edit", edit.index))
+        return as_before(point, x, value)
+
+    def _read(self, trajectory: int, read: CheckedRead, point: HookPoint, branch: str, value: Tensor) -> None:
+        graph, step = self.of.plan.graph, self.forward.step
+        name = graph.trajectories[trajectory].id
+        require_finite(value, f"{name}, step {step}, branch {branch}, {point}")
+        kept = reduced(read, point, value)
+        self.reads.append(
+            (
+                trajectory,
+                ReadValue(read.name, name, step, graph.sigmas[step], branch, point, kept.float().cpu()),
+            )
+        )
+
+    # ------------------------------------------------------------------------------- LayerNorm kept
+    def _norms(self, points: set[HookPoint]) -> list[Place]:
+        """The LayerNorms behind edits that ask for the statistics of the token as it was."""
+        first: dict[str, Any] = {}
+        for work in self.works:
+            for (point, _), edits in work.edits.items() if work else ():
+                if point.stream and any(edit.sites[point][1].ln_preserving for edit in edits):
+                    first[point.stream] = min(first.get(point.stream, point.forward_key), point.forward_key)
+        if not first:
+            return []
+        end = max(map(_key, points)) if self.forward.stops else None
+        return [
+            Place(norm.key, norm.module, "through", self._preserving(norm), norm.module)
+            for norm in self.of.lens.adapter.norms()
+            if norm.stream in first and norm.key > first[norm.stream] and (end is None or norm.key < end)
+        ]
+
+    def _preserving(self, norm: StreamNorm) -> Callable[[Any], Any]:
+        module = self.of.lens.pipeline.transformer.get_submodule(norm.module)
+
+        def serve(value: Any) -> Tensor | None:
+            x, normed = value
+            new: Tensor | None = None
+            for (i, stream), removed in self.removed.items():
+                if stream == norm.stream:
+                    new = normed.clone() if new is None else new
+                    new[i : i + 1] = normed_as_before(module, x[i : i + 1], removed)
+            return new
+
+        return serve
+
+
+def normed_as_before(module: Any, x: Tensor, removed: Tensor) -> Tensor:
+    """LayerNorm of `x` [rows, tokens, C] with the mean and variance of x + removed.
+
+    All channels but the edited ones are normalised as if nothing had been removed.
+    """
+    wide = x.float() if x.element_size() < 4 else x
+    whole = wide + removed.to(wide)
+    mean = whole.mean(dim=-1, keepdim=True)
+    variance = whole.var(dim=-1, unbiased=False, keepdim=True)
+    normed = (wide - mean) * torch.rsqrt(variance + module.eps)
+    if getattr(module, "weight", None) is not None:
+        normed = normed * module.weight
+    if getattr(module, "bias", None) is not None:
+        normed = normed + module.bias
+    return normed.to(x.dtype)
+
+
+def reduced(read: CheckedRead, point: HookPoint, value: Tensor) -> Tensor:
+    """What a read keeps of one row's value."""
+    site = read.sites[point]
+    if read.reduce == "none" and site.channels is None and site.tokens is None:
+        return value[0]
+    tokens = as_tokens(point, value)
+    flat = tokens.ndim == 2
+    chosen = site.read(tokens.unsqueeze(1) if flat else tokens)[0]
+    if read.reduce == "none":
+        return chosen[0] if flat else chosen
+    wide = chosen.float() if chosen.element_size() < 4 else chosen
+    if read.reduce == "norm":
+        return wide.norm()
+    if read.reduce == "mean":
+        return wide.mean(dim=0)
+    if read.reduce == "abs_mean":
+        return wide.mean(dim=0).abs()
+    return wide.abs().mean(dim=0) if read.reduce == "mean_abs" else wide.abs().amax(dim=0)
+
+
+def as_tokens(point: HookPoint, value: Tensor) -> Tensor:
+    """A value in the layout that edits know: [rows, tokens, channels], or [rows, channels]."""
+    return rearrange(value, "r c h w -> r (h w) c") if point.component == "velocity" else value
+
+
+def as_before(point: HookPoint, value: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `as_tokens`."""
+    if point.component != "velocity":
+        return value
+    return rearrange(value, "r (h w) c -> r c h w", h=like.shape[2])
+
+
+def _key(point: HookPoint) -> tuple[int, int, int]:
+    return point.forward_key
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _stack(batches: Sequence[SampleBatch]) -> SampleBatch:
+    """Several rows as one batch; they share their schedule."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def cat(name: str) -> Any:
+        values = [getattr(batch, name) for batch in batches]
+        return None if values[0] is None else torch.cat(values)
+
+    return replace(
+        batches[0],
+        prompts=tuple(p for batch in batches for p in batch.prompts),
+        seeds=tuple(s for batch in batches for s in batch.seeds),
+        latents=cat("latents"),
+        prompt_embeds=cat("prompt_embeds"),
+        pooled_embeds=cat("pooled_embeds"),
+        negative_embeds=cat("negative_embeds"),
+        negative_pooled=cat("negative_pooled"),
+    )

@@ -1,0 +1,132 @@
+"""What a run of an intervention graph gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.model.hook_points import HookPoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from dit_lens.model.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class ReadValue:
+    """One value that a read kept, float32 on the CPU.
+
+    Unreduced: [tokens, channels] in a stream, [channels] of AdaLN signals and `temb`, [C, h, w] of `velocity`
+    (with tokens or channels addressed, [latent positions, C]). Reduced over tokens: [channels]; `norm`: [].
+    """
+
+    name: str
+    trajectory: str
+    step: int
+    sigma: float
+    branch: str
+    point: HookPoint
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class TrajectoryResult:
+    """One trajectory of a run: the latents before the first step and after each one, and its image.
+
+    `latents` is [steps done + 1, C, h, w] on the CPU, or [1, C, h, w], the last ones alone, where only those
+    were kept. `start` is the first step at which it was edited; before it, and where it is None, it is the
+    unedited trajectory of its prompt and seed. `image` is None where it was not asked for, or not finished.
+    """
+
+    id: str
+    prompt: str
+    seed: int
+    start: int | None
+    latents: Tensor
+    finished: bool
+    image: Image | None
+    reads: tuple[ReadValue, ...]
+
+    def __repr__(self) -> str:
+        edited = "unedited" if self.start is None else f"edited from step {self.start}"
+        return (
+            f"TrajectoryResult({self.id!r}: {self.prompt!r}, seed {self.seed}, {edited}, "
+            f"latents {tuple(self.latents.shape)}, {len(self.reads)} reads)"
+        )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was done: counts of what was planned and happened exactly once, at its step, at its place.
+
+    `sham_difference` is, per (prompt, seed), the largest absolute difference between the latents of the sham
+    and those of the unedited trajectory, over all steps: what batching changes by itself. Empty without
+    shams; zero where nothing edited is bit for bit the plain pipeline.
+    """
+
+    edits: int
+    reads: int
+    forwards: int
+    block_passes: int
+    arms_per_forward: int
+    halvings: int
+    seconds: float
+    sham_difference: Mapping[tuple[str, int], float]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every sham equals the unedited trajectory bit for bit."""
+        return not any(self.sham_difference.values())
+
+
+@dataclass(frozen=True)
+class Result:
+    """All trajectories of a graph by id, the unedited ones by (prompt, seed), and proof of what was done.
+
+    `sigmas` is float32 [steps + 1], ending in 0.
+    """
+
+    graph: str
+    model: str
+    sampling: Sampling
+    sigmas: np.ndarray
+    trajectories: Mapping[str, TrajectoryResult]
+    baselines: Mapping[tuple[str, int], TrajectoryResult]
+    shams: Mapping[tuple[str, int], TrajectoryResult]
+    proof: Proof
+
+    def __getitem__(self, trajectory: object) -> TrajectoryResult:
+        name = str(trajectory)
+        if name not in self.trajectories:
+            raise BadInput(
+                f"There is no trajectory {name!r}; there are: {', '.join(self.trajectories)}."
+                f"{did_you_mean(name, self.trajectories)}"
+            )
+        return self.trajectories[name]
+
+    @property
+    def reads(self) -> tuple[ReadValue, ...]:
+        """Every value that was read, by trajectory, then step, then forward order."""
+        return tuple(value for each in self.trajectories.values() for value in each.reads)
+
+    def read(self, name: str) -> tuple[ReadValue, ...]:
+        """The values of one read."""
+        found = tuple(value for value in self.reads if value.name == name)
+        if not found:
+            names = sorted({value.name for value in self.reads})
+            raise BadInput(
+                f"There is no read {name!r}; there are: {', '.join(names) or 'none'}."
+                f"{did_you_mean(name, names)}"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"Result({self.graph} on {self.model}: {len(self.trajectories)} trajectories, {self.proof.edits} "
+            f"edits, {self.proof.reads} reads, {self.proof.forwards} forwards, {self.proof.seconds:.1f} s)"
+        )
