@@ -1,0 +1,254 @@
+"""What an edit changed: latents, velocities and predicted images per step, and the final pictures.
+
+Everything is measured pairwise between an edited run and its reference (same prompt, seed and schedule) and
+comes back as float64 numpy arrays with one entry per row. Inputs may be numpy arrays or tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.methods.frequency import CUTOFF, band_change
+from dit_lens.methods.pixels import as_array, pixel_pairs
+
+if TYPE_CHECKING:
+    from dit_lens.methods.pixels import Images
+    from dit_lens.model.sampling import Trajectory
+
+Array = npt.NDArray[np.float64]
+Distance = Literal["relative", "rms", "cosine"]
+
+PSNR_CAP = 100.0
+"""Decibels given to images that are equal or closer than this, so that a mean over prompts stays finite."""
+
+_SSIM_WINDOW = 11
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured quantity: its unit, and on which side of a control a more disruptive edit lies."""
+
+    name: str
+    title: str
+    unit: str
+    disrupted: Literal["greater", "less"]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("latent", "latent distance", "share of the reference's norm", "greater"),
+        Metric("velocity", "velocity distance", "share of the reference's norm", "greater"),
+        Metric("predicted_x0", "drift of the predicted image", "share of the reference's norm", "greater"),
+        Metric("psnr", "PSNR to the clean image", "dB", "less"),
+        Metric("ssim", "SSIM with the clean image", "", "less"),
+        Metric("change_low", "change at low frequencies", "pixel value, 0 to 1", "greater"),
+        Metric("change_high", "change at high frequencies", "pixel value, 0 to 1", "greater"),
+        Metric("detail_ratio", "high-frequency magnitude over the clean image's", "ratio", "less"),
+        Metric("alignment", "prompt alignment", "cosine", "less"),
+        Metric("semantics", "semantic attributes as asked", "share", "less"),
+        Metric("detail", "surface detail as asked", "share", "less"),
+    )
+}
+"""The metrics of this package by name; `disrupted` is the `direction` for `methods.stats.judge`."""
+
+IMAGE_METRICS = ("psnr", "ssim", "change_low", "change_high", "detail_ratio")
+
+
+# ------------------------------------------------------------------------------------------ along the steps
+def step_distance(edited: Any, reference: Any, kind: Distance = "relative") -> Array:
+    """Distance of two tensors at each step: float64 [rows, steps].
+
+    Args:
+        edited, reference: [rows, steps, …], equal shapes; the rest is one vector per row and step.
+        kind: `relative` ‖a − b‖ / ‖b‖; `rms` root mean square of a − b in the inputs' unit; `cosine`
+            1 − cos(a, b). Relative to a zero reference, and the cosine with a zero vector, are NaN.
+
+    Raises:
+        BadInput: shapes that differ, fewer than three axes, or an unknown kind.
+
+    >>> step_distance(np.full((1, 2, 4), 3.0), np.full((1, 2, 4), 2.0))
+    array([[0.5, 0.5]])
+    """
+    if kind not in ("relative", "rms", "cosine"):
+        raise BadInput(f"There is no distance {kind!r}; there are relative, rms and cosine.")
+    a, b = as_array(edited), as_array(reference)
+    if a.shape != b.shape or a.ndim < 3:
+        raise BadInput(
+            f"Shapes {list(a.shape)} and {list(b.shape)} cannot be compared step by step; both must be "
+            "the same [rows, steps, …]."
+        )
+    a, b = (x.reshape(*x.shape[:2], -1) for x in (a, b))
+    if kind == "rms":
+        return np.sqrt(((a - b) ** 2).mean(axis=-1))
+    if kind == "relative":
+        return _divided(np.linalg.norm(a - b, axis=-1), np.linalg.norm(b, axis=-1))
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return 1.0 - np.clip(_divided((a * b).sum(axis=-1), norms), -1.0, 1.0)
+
+
+def _divided(numerator: Array, denominator: Array) -> Array:
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
+def velocities(latents: Any, sigmas: Any) -> Array:
+    """Guided velocity of every step, from the latents that it moved: float64 [rows, steps, C, h, w].
+
+    Euler's step is x′ = x + (σ′ − σ)·v, so v is known from a trajectory alone, up to the rounding of its
+    latents (about 1e-5 relative in float32).
+
+    Args:
+        latents: [rows, steps + 1, C, h, w], noise first.
+        sigmas: [steps + 1], falling.
+
+    Raises:
+        BadInput: numbers of steps that disagree, or sigmas that do not fall.
+
+    >>> velocities(np.array([[[1.0], [0.5]]]), [1.0, 0.0])
+    array([[[0.5]]])
+    """
+    x, sigma = as_array(latents), as_array(sigmas)
+    if sigma.ndim != 1 or x.ndim < 3 or x.shape[1] != len(sigma) or len(sigma) < 2:
+        raise BadInput(
+            f"Latents {list(x.shape)} and sigmas {list(sigma.shape)} are no trajectory: that is "
+            "[rows, steps + 1, …] with as many sigmas."
+        )
+    moves = np.diff(sigma)
+    if not (moves < 0).all():
+        raise BadInput("The sigmas must fall from step to step; a step of length 0 has no velocity.")
+    return np.diff(x, axis=1) / moves.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def predicted_x0(latents: Any, sigmas: Any) -> Array:
+    """Where every step expects to end, x̂₀ = x − σ·v: float64 [rows, steps, C, h, w], in latent units.
+
+    Arguments and errors as in `velocities`. Source: rectified flow, arXiv 2209.03003 and 2403.03206.
+
+    >>> predicted_x0(np.array([[[1.0], [0.5], [0.5]]]), [1.0, 0.5, 0.0])
+    array([[[0. ],
+            [0.5]]])
+    """
+    v = velocities(latents, sigmas)
+    x, sigma = as_array(latents)[:, :-1], as_array(sigmas)[:-1]
+    return x - sigma.reshape(1, -1, *[1] * (x.ndim - 2)) * v
+
+
+def trajectory_distance(
+    edited: Trajectory, reference: Trajectory, kind: Distance = "relative"
+) -> dict[str, Array]:
+    """How far two runs are apart at each step, row by row.
+
+    Returns:
+        `latent` [rows, steps + 1] (noise first, what was decoded last), `velocity` and `predicted_x0`
+        [rows, steps]; float64, in units of the reference's norm unless `kind` says otherwise.
+
+    After an edit the two runs see different latents, so their velocities differ for that reason too. For the
+    effect of one edit at one step, compare both velocities from the same latents with `step_distance`.
+
+    Raises:
+        BadInput: the runs have other rows, sizes or schedules.
+    """
+    if edited.latents.shape != reference.latents.shape:
+        raise BadInput(
+            f"The runs do not pair: latents {list(edited.latents.shape)} and {list(reference.latents.shape)}."
+        )
+    if not np.array_equal(edited.sigmas, reference.sigmas):
+        raise BadInput("The runs follow different schedules (sigmas), so their steps do not correspond.")
+    pair = edited.latents, reference.latents
+    flows = [velocities(x, reference.sigmas) for x in pair]
+    ends = [predicted_x0(x, reference.sigmas) for x in pair]
+    return {
+        "latent": step_distance(*pair, kind),
+        "velocity": step_distance(flows[0], flows[1], kind),
+        "predicted_x0": step_distance(ends[0], ends[1], kind),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+def psnr(edited: Images, reference: Images) -> Array:
+    """Peak signal-to-noise ratio in dB, float64 [n]; at most `PSNR_CAP`, which equal images get.
+
+    Raises:
+        BadInput: images that do not pair; see `as_pixels` for what images may be.
+
+    >>> float(psnr([np.full((2, 2, 3), 0.1)], [np.zeros((2, 2, 3))])[0].round(9))
+    20.0
+    """
+    a, b = pixel_pairs(edited, reference)
+    error = ((a - b) ** 2).mean(axis=(1, 2, 3))
+    return -10.0 * np.log10(np.maximum(error, 10.0 ** (-PSNR_CAP / 10)))
+
+
+def ssim(edited: Images, reference: Images) -> Array:
+    """Structural similarity, float64 [n]: 1 for equal images. Computed by torchmetrics.
+
+    Gaussian window of 11 pixels, σ = 1.5, data range 1, edges mirrored, colours averaged (Wang et al. 2004).
+
+    Raises:
+        BadInput: torchmetrics is not installed, or images that do not pair or are smaller than the window.
+    """
+    require_ssim()
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = pixel_pairs(edited, reference)
+    if min(a.shape[1:3]) < _SSIM_WINDOW:
+        raise BadInput(
+            f"SSIM looks through a window of {_SSIM_WINDOW} pixels; the images are "
+            f"{a.shape[1]} × {a.shape[2]}."
+        )
+    first, second = (torch.from_numpy(np.moveaxis(x, -1, 1).copy()) for x in (a, b))
+    scores = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
+    # torchmetrics squeezes a batch of one.
+    return as_array(scores).reshape(len(a))
+
+
+def require_ssim() -> None:
+    """Raise BadInput, with what to install, unless SSIM can be computed here."""
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise BadInput(
+            "SSIM needs torchmetrics, which is not installed. Install it with "
+            "`pip install 'dit-lens[metrics]'`, or leave ssim out of the metrics."
+        )
+
+
+def compare_images(
+    edited: Images, reference: Images, metrics: Sequence[str] = IMAGE_METRICS, *, cutoff: float = CUTOFF
+) -> dict[str, Array]:
+    """The image metrics by name, float64 [n] each, in the order asked for.
+
+    Args:
+        metrics: of `IMAGE_METRICS`; units and directions in `METRICS`.
+        cutoff: cycles per pixel between low and high frequencies.
+
+    Raises:
+        BadInput: an unknown metric, one that needs a package that is absent, or images that do not pair.
+
+    >>> list(compare_images([np.zeros((16, 16, 3))], [np.ones((16, 16, 3))], ["psnr", "change_low"]))
+    ['psnr', 'change_low']
+    """
+    for name in metrics:
+        if name not in IMAGE_METRICS:
+            raise BadInput(
+                f"There is no image metric {name!r}; there are {', '.join(IMAGE_METRICS)}."
+                f"{did_you_mean(name, IMAGE_METRICS)}"
+            )
+    if "ssim" in metrics:
+        require_ssim()
+    pairs = pixel_pairs(edited, reference)
+    bands = band_change(*pairs, cutoff=cutoff)
+    found = {
+        "change_low": lambda: bands.low,
+        "change_high": lambda: bands.high,
+        "detail_ratio": lambda: bands.detail_ratio,
+        "psnr": lambda: psnr(*pairs),
+        "ssim": lambda: ssim(*pairs),
+    }
+    return {name: found[name]() for name in metrics}
