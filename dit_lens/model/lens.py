@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import merge
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ class TracedTransformer:
     ) -> Tensor | None:
         """One forward pass in which `touch` sees every point, in forward order, and may replace it.
 
-        With `stop`, the pass ends after the last point and returns None. `extra` places are served too.
+        With `stop`, the pass ends after the last point and returns None. `extra` places, given in their order, are served too.
 
         Raises:
             BadInput: the model has no such point.
@@ -139,7 +140,7 @@ class TracedTransformer:
             Place(group[0][0].forward_key, module, side, serving(group), str(group[0][0]))
             for (module, side), group in grouped
         ]
-        return self._walk(inputs, sorted([*places, *extra], key=lambda place: place.key), stop=stop)
+        return self._walk(inputs, list(merge(places, extra, key=lambda place: place.key)), stop=stop)
 
     def _walk(self, inputs: Mapping[str, Any], places: Sequence[Place], *, stop: bool) -> Tensor | None:
         served = 0
