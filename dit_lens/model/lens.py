@@ -103,7 +103,8 @@ class TracedTransformer:
     ) -> Tensor | None:
         """One forward pass in which `touch` sees every point, in forward order, and may replace it.
 
-        With `stop`, the pass ends after the last point and returns None. `extra` places, given in their order, are served too.
+        With `stop`, the pass ends after the last point and returns None. `extra` places, given in their
+        order, are served too.
 
         Raises:
             BadInput: the model has no such point.
