@@ -99,7 +99,7 @@ def test_the_miniature_trains_a_pipeline_that_the_lens_opens(tmp_path):
     folder = tmp_path / "out" / "shapes-sd3"
     assert not [f for f in folder.rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
     stages = json.loads((tmp_path / "out" / "training.json").read_text())
-    assert [s["name"] for s in stages] == ["text", "autoencoder", "transformer", "clip"]
+    assert [s["name"] for s in stages] == ["text", "autoencoder", "transformer", "refinement", "clip"]
     lens = dl.load(str(folder))
     trajectory = lens.generate(
         "a large red striped star on the left on a white background", steps=2, progress=False
