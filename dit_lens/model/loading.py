@@ -85,6 +85,10 @@ def load(
             "device_map": device_map,
         }
         pipeline = _read(name, where, drop_t5, options)
+        for part in (pipeline.transformer, pipeline.vae):
+            # Without accelerate, diffusers reads its own models in float32 whatever dtype it was asked for.
+            if part.dtype != wanted_dtype:
+                part.to(dtype=wanted_dtype)
         defaults = _defaults(where)
     else:
         name, pipeline, defaults = _object_name(source), source, {}

@@ -25,7 +25,7 @@ from PIL import Image
 import dit_lens as dl
 from dit_lens import zoo
 from dit_lens.errors import BadInput
-from dit_lens.report import plots
+from dit_lens.report.plots import training as figures
 from dit_lens.zoo.diffusion import SIGNATURE
 from dit_lens.zoo.measure import held_out_captions, picture_accuracy, scorer_accuracy
 from dit_lens.zoo.readout import load_reader
@@ -148,8 +148,8 @@ def write_card(
         ],
         columns=["block", "rank", "channel", "statistic", "ratio"],
     )
-    _save_picture(plots.training_curve(losses), pictures / "loss.png")
-    _save_picture(plots.top_ratios(ratios), pictures / "spectrum.png")
+    _save_picture(figures.training_curve(losses), pictures / "loss.png")
+    _save_picture(figures.top_ratios(ratios), pictures / "spectrum.png")
     (folder / "card.json").write_text(json.dumps({"training": training, **numbers}, indent=1) + "\n")
     env = Environment(
         loader=FileSystemLoader(HERE),

@@ -12,7 +12,6 @@ from dit_lens.report.plots.origins import adaln, births, variance
 from dit_lens.report.plots.sets import agreement, stability
 from dit_lens.report.plots.spectrum import spectrum
 from dit_lens.report.plots.token_maps import token_maps
-from dit_lens.report.plots.training import top_ratios, training_curve
 
 __all__ = [
     "spectrum",
@@ -24,6 +23,4 @@ __all__ = [
     "births",
     "adaln",
     "token_maps",
-    "training_curve",
-    "top_ratios",
 ]
