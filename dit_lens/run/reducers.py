@@ -74,17 +74,25 @@ def token_statistics(activations: torch.Tensor) -> TokenStatistics:
     >>> token_statistics(torch.tensor([[[1.0], [-3.0]]])).mean_abs
     array([[2.]])
     """
-    x = activations.detach()
+    # Row by row: what is held at a time does not grow with the batch, only with one sample's tokens.
+    rows = [_row_statistics(row) for row in activations.detach().unbind(0)]
+    # One transfer for everything, since each one would wait for the device.
+    nothing = activations.new_zeros(5, 0, activations.shape[-1])
+    stacked = (torch.stack(rows, dim=1) if rows else nothing).cpu().double().numpy()
+    return TokenStatistics(*stacked)
+
+
+def _row_statistics(x: torch.Tensor) -> torch.Tensor:
+    """Mean, mean magnitude, largest magnitude, p999 and variance over tokens: `[5, channels]`."""
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float()
-    mean = x.mean(dim=1)
+    mean = x.mean(dim=0)
     magnitudes = x.abs()
-    p999, max_abs = token_quantile(magnitudes)
+    p999, max_abs = token_quantile(magnitudes.unsqueeze(0))
+    mean_abs = magnitudes.mean(dim=0)
     # Two passes: E[x^2] - E[x]^2 would cancel on a channel that is large and nearly constant.
-    variance = (x - mean.unsqueeze(1)).square().mean(dim=1)
-    # One transfer for all five, since each one would wait for the device.
-    stacked = torch.stack([mean, magnitudes.mean(dim=1), max_abs, p999, variance]).cpu().double().numpy()
-    return TokenStatistics(*stacked)
+    variance = (x - mean).square_().mean(dim=0)
+    return torch.stack([mean, mean_abs, max_abs[0], p999[0], variance])
 
 
 def first_non_finite(statistics: TokenStatistics) -> tuple[int, int] | None:
