@@ -135,7 +135,9 @@ def test_another_specs_run_is_never_overwritten(tmp_path) -> None:
 
 def test_the_same_spec_with_another_comment_is_the_same_spec(tmp_path) -> None:
     RunFolder.create(tmp_path / "run", SPEC)
-    RunFolder.create(tmp_path / "run", "# a remark\nseeds:\n- 0\n- 1\nmodel: shapes-sd3\n")
+    again = RunFolder.create(tmp_path / "run", "# a remark\nseeds:\n- 0\n- 1\nmodel: shapes-sd3\n")
+    assert again.path == tmp_path / "run"
+    assert "a remark" in again.spec_text
 
 
 def test_a_fresh_run_removes_the_earlier_results_and_nothing_of_the_readers(tmp_path) -> None:
