@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dit_lens import zoo
 from dit_lens.errors import BadInput
-from dit_lens.zoo.scenes import ATTRIBUTES, partial_caption
+from dit_lens.zoo.clip import attribute_prompts, encode_image, encode_text, tokenise
+from dit_lens.zoo.scenes import ATTRIBUTES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,23 +44,12 @@ class AttributeReader:
         self.model = CLIPModel.from_pretrained(folder).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.processor = CLIPImageProcessorPil.from_pretrained(folder)
-        prompts = {
-            name: [partial_caption(**{name: v}) for v in values] for name, values in ATTRIBUTES.items()
-        }
-        self._prompts = {name: self.embed_text(texts) for name, texts in prompts.items()}
+        self._prompts = {name: self.embed_text(texts) for name, texts in attribute_prompts()}
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit vectors, float32 [n, 64]."""
-        ids = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        pooled = self.model.text_model(input_ids=ids).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=-1)
+        return encode_text(self.model, tokenise(self.tokenizer, list(texts)))
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image | np.ndarray]) -> torch.Tensor:
@@ -72,8 +61,7 @@ class AttributeReader:
             for i in images
         ]
         pixels = self.processor(images=arrays, return_tensors="pt").pixel_values
-        chunks = [self.model.vision_model(pixel_values=p).pooler_output for p in pixels.split(256)]
-        return F.normalize(self.model.visual_projection(torch.cat(chunks)), dim=-1)
+        return torch.cat([encode_image(self.model, chunk) for chunk in pixels.split(256)])
 
     def read(self, images: Sequence[Image.Image | np.ndarray]) -> list[dict[str, str]]:
         """The nearest value of every attribute, one dict per picture."""
