@@ -104,6 +104,10 @@ def _build(
         _override(data, text)
     if isinstance(data.get("prompts"), str):
         data["prompts"] = read_prompts(folder / data["prompts"], asked_by=f"{place}: prompts")
+    if isinstance(effects := data.get("effects"), dict):
+        for key, read in (("prompts", read_prompts), ("pairs", read_pairs)):
+            if isinstance(effects.get(key), str):
+                effects[key] = read(folder / effects[key], asked_by=f"{place}: effects.{key}")
     data.setdefault("name", stem)
     if isinstance(data["name"], str):
         data.setdefault("title", data["name"].replace("_", " ").capitalize())
@@ -184,7 +188,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         ) from None
     if parts == ["model"] and isinstance(value, str):
         value = {"name": value}
-    if parts == ["prompts"] and isinstance(value, str):
+    if parts in _FILES and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.
@@ -200,6 +204,10 @@ def _override(data: dict[str, Any], text: str) -> None:
     else:
         _item(place, parts[-1], text)
         place[int(parts[-1])] = value
+
+
+_FILES = (["prompts"], ["effects", "prompts"], ["effects", "pairs"])
+"""Keys whose value may name a text file."""
 
 
 def _item(place: list[Any], part: str, text: str) -> Any:
@@ -231,7 +239,8 @@ def _fault(error: ErrorDetails, at: Key) -> str:
     if error["type"] == "missing":
         return f"{key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
     if error["type"] == "value_error":
-        return f"{error['ctx']['error']}."
+        said = f"{str(error['ctx']['error']).rstrip('.')}."
+        return said if not at or said.startswith(str(at[0])) else f"{key}: {said}"
     if error["type"] == "too_short":
         return f"{key} is empty. {_WHY_NEEDED.get(key, 'Name at least one.')}"
     asked = error["input"]
@@ -329,15 +338,9 @@ def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
         BadInput: the file is missing, not UTF-8, holds no prompt, or holds one twice.
     """
     path = Path(path).expanduser()
-    try:
-        text = read_text(path, what="prompts file")
-    except BadInput as error:
-        raise BadInput(f"{asked_by}: {error}" if asked_by else str(error)) from None
+    text = _asked_text(path, "prompts file", asked_by)
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        prompt = line.strip()
-        if not prompt or prompt.startswith("#"):
-            continue
+    for number, prompt in _entries(text):
         if prompt in found:
             raise BadInput(
                 f"{path}:{number}: the prompt of line {found[prompt]} stands here again; "
@@ -351,3 +354,37 @@ def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
             "a large red plain star in the centre on a white background"
         )
     return tuple(found)
+
+
+def read_pairs(path: str | Path, *, asked_by: str = "") -> tuple[tuple[str, str], ...]:
+    """Pairs of prompts from a text file: `source -> target` on each line; `#` begins a comment line.
+
+    Raises:
+        BadInput: the file is missing, not UTF-8, holds no pair, or a line that is none.
+    """
+    path = Path(path).expanduser()
+    text = _asked_text(path, "pairs file", asked_by)
+    pairs = []
+    for number, line in _entries(text):
+        source, arrow, target = (part.strip() for part in line.partition("->"))
+        if not (source and arrow and target) or "->" in target:
+            raise BadInput(f"{path}:{number}: write `source prompt -> target prompt`, not {_short(line)}.")
+        pairs.append((source, target))
+    if not pairs:
+        raise BadInput(
+            f"The pairs file {path} holds no pair. Write `source prompt -> target prompt` per line."
+        )
+    return tuple(pairs)
+
+
+def _entries(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if (entry := line.strip()) and not entry.startswith("#"):
+            yield number, entry
+
+
+def _asked_text(path: Path, what: str, asked_by: str) -> str:
+    try:
+        return read_text(path, what=what)
+    except BadInput as error:
+        raise BadInput(f"{asked_by}: {error}" if asked_by else str(error)) from None

@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
+from dit_lens.graph.interventions import Zero
+from dit_lens.graph.spec import Operation
+
 Statistic = Literal["abs_mean", "mean_abs", "max_abs", "p999"]
 Stream = Literal["image", "context"]
 Branch = Literal["cond", "uncond"]
-Section = Literal[
+ChannelSection = Literal[
     "spectrum",
     "ratio_map",
     "life",
@@ -26,8 +29,31 @@ Section = Literal[
     "adaln",
     "token_maps",
 ]
-SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
-"""Every question an analysis can ask so far; each is one table of the run and one section of its report."""
+EffectSection = Literal[
+    "disruption",
+    "bias_or_carrier",
+    "semantics_or_detail",
+    "single_or_all",
+    "dose",
+    "step_map",
+    "final_map",
+    "patch_map",
+]
+Section = Literal[ChannelSection, EffectSection]
+Control = Literal[
+    "low",
+    "random",
+    "random_rank_window",
+    "energy_matched",
+    "mean_set",
+    "token_shuffle",
+    "ln_preserving",
+]
+CHANNEL_SECTIONS: tuple[ChannelSection, ...] = ChannelSection.__args__  # type: ignore[attr-defined]
+"""What one pass over the prompts answers; each is a table of the run and a section of its report."""
+
+EFFECT_SECTIONS: tuple[EffectSection, ...] = EffectSection.__args__  # type: ignore[attr-defined]
+"""What edited runs of held-out prompts answer; likewise."""
 
 SELECTIONS = ("top_k", "ratio", "rule")
 """Ways to tell massive channels from the others; an analysis uses one."""
@@ -122,6 +148,67 @@ class SamplesSpec(_Spec):
     """Denoising steps of the token maps, written as in `channels.steps`."""
 
 
+class MapsSpec(_Spec):
+    """The block × step maps: which cells, on how many prompts, beside which control."""
+
+    prompts: Count = 4
+    """The first so many held-out prompts (the final map costs an image per cell, prompt and family)."""
+    blocks: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "*"
+    """Blocks of the map: `*`, numbers, a range such as `4-11`, or fractions of depth."""
+    steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "all"
+    """Denoising steps of the map, written as in `channels.steps`."""
+    control: Control = "energy_matched"
+    """What every cell is compared with: the first draw of this control."""
+
+
+class EffectsSpec(_Spec):
+    """How edits are judged: on which prompts, against which controls, by which metrics."""
+
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Held-out prompts, or a text file of them; they must not be among `prompts`, which chose the channels.
+    Absent, half of `prompts` chooses the channels and the other half judges."""
+    limit: Count | None = None
+    """Judge on the first so many held-out prompts only."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """Seeds of the judged runs; absent, the first of `seeds`. Seeds of a prompt are averaged."""
+    op: Operation = Field(default_factory=Zero)
+    """The edit of the massive channels: a name, or a mapping such as `{op: scale, factor: 0.5}`."""
+    steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "all"
+    """Denoising steps that are edited, written as in `channels.steps`."""
+    branch: Branch | Literal["both"] = "both"
+    """Branch of classifier-free guidance that is edited."""
+    controls: dict[Control, Count] = Field(
+        default_factory=lambda: {"low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5}
+    )
+    """What else an effect could come from, and how many draws of each."""
+    draw_seed: Seed = 0
+    """Seed of the controls' draws."""
+    doses: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 2, 4, 8, 16)
+    """Numbers of channels of the dose–response curve."""
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Metrics by name; absent, all that can be measured on the model."""
+    alignment: Text | None = None
+    """A CLIP (hub id or folder) that rates prompt alignment; the embedded models bring their own."""
+    maps: MapsSpec = MapsSpec()
+    pairs: Annotated[tuple[tuple[Text, Text], ...], Field(min_length=1)] | None = None
+    """Counterfactual pairs [source, target] for `patch_map`: a list, or a text file with one
+    `source -> target` per line."""
+    gallery: Annotated[StrictInt, Field(ge=0, le=16)] = 3
+    """The report shows every arm's image for the first so many held-out prompts."""
+    arms_per_forward: Count | None = None
+    """Edited images that go through one forward together; absent, chosen for the model and halved when memory
+    runs out."""
+
+    @model_validator(mode="after")
+    def _no_repetition(self) -> EffectsSpec:
+        for field in ("prompts", "seeds", "doses", "metrics", "pairs"):
+            values = getattr(self, field) or ()
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"effects.{field} holds {twice!r} more than once; it would count double")
+        return self
+
+
 class AnalysisSpec(_Spec):
     """A declared analysis: everything needed to repeat it."""
 
@@ -139,9 +226,10 @@ class AnalysisSpec(_Spec):
     """Seeds of the starting noise; every prompt is sampled once with each."""
     sampling: SamplingSpec = SamplingSpec()
     channels: ChannelsSpec = ChannelsSpec()
-    sections: Annotated[tuple[Section, ...], Field(min_length=1)] = SECTIONS
+    sections: Annotated[tuple[Section, ...], Field(min_length=1)] = CHANNEL_SECTIONS
     """The questions to answer; each is a table of the run and a section of its report."""
     samples: SamplesSpec = SamplesSpec()
+    effects: EffectsSpec = Field(default_factory=EffectsSpec)
     batch_size: Count | None = None
     """Images sampled together; absent, chosen for the device. It changes no result but the last bits."""
 
@@ -154,6 +242,44 @@ class AnalysisSpec(_Spec):
                 raise ValueError(f"{field} holds {twice!r} more than once; it would count double")
         return self
 
+    @model_validator(mode="after")
+    def _effects_fit(self) -> AnalysisSpec:
+        effects = self.effects
+        if not self.effect_sections:
+            if "effects" in self.model_fields_set and effects != EffectsSpec():
+                raise ValueError(
+                    "effects is given, and no section asks for effects; add one of "
+                    f"{', '.join(EFFECT_SECTIONS)} to sections, or remove effects"
+                )
+            return self
+        both = set(self.prompts) & set(effects.prompts or ())
+        if both:
+            raise ValueError(
+                f"effects.prompts holds {sorted(both)[0]!r}, which stands in prompts too: prompts choose the "
+                "channels, and what judges them must be held out"
+            )
+        if effects.prompts is None and len(self.prompts) < 2:
+            raise ValueError(
+                "effects.prompts is absent, and one prompt cannot be split into one half that chooses "
+                "channels and one that judges; give effects.prompts"
+            )
+        if "patch_map" in self.sections and effects.pairs is None:
+            raise ValueError(
+                "effects.pairs is missing: patch_map carries activations between the two prompts of a pair; "
+                "give [[source, target], …] or a file, or remove patch_map"
+            )
+        return self
+
+    @property
+    def channel_sections(self) -> tuple[ChannelSection, ...]:
+        """The sections that discovery answers."""
+        return tuple(each for each in CHANNEL_SECTIONS if each in self.sections)
+
+    @property
+    def effect_sections(self) -> tuple[EffectSection, ...]:
+        """The sections that edited runs answer, in the order in which a report asks them."""
+        return tuple(each for each in EFFECT_SECTIONS if each in self.sections)
+
     @property
     def hash(self) -> str:
         """The analysis' identity: sha256 over its canonical JSON, the first 16 hex digits."""
@@ -161,8 +287,9 @@ class AnalysisSpec(_Spec):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_data(self) -> dict[str, Any]:
-        """Plain data, without what is absent; the same analysis gives the same data."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Plain data, without what is absent or unused; the same analysis gives the same data."""
+        unused = None if self.effect_sections else {"effects"}
+        return self.model_dump(mode="json", exclude_none=True, exclude=unused)
 
 
 def json_schema() -> dict[str, Any]:
@@ -177,10 +304,16 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     # A file may leave out its name and title, name a model by a string, and keep its prompts in a text file.
     schema["required"] = ["model", "prompts", "seeds"]
-    for field in ("model", "prompts"):
-        full = {key: value for key, value in properties[field].items() if key not in ("description", "title")}
-        properties[field] = {
-            "description": properties[field]["description"],
+    effects = schema["$defs"]["EffectsSpec"]["properties"]
+    for place, field in (
+        (properties, "model"),
+        (properties, "prompts"),
+        (effects, "prompts"),
+        (effects, "pairs"),
+    ):
+        full = {key: value for key, value in place[field].items() if key not in ("description", "title")}
+        place[field] = {
+            "description": place[field]["description"],
             "anyOf": [{"type": "string", "minLength": 1}, full],
         }
     return schema

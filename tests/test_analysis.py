@@ -9,7 +9,7 @@ import pytest
 
 import dit_lens
 from dit_lens.analysis import plan_analysis, run_analysis, write_report
-from dit_lens.analysis_spec import SECTIONS
+from dit_lens.analysis_spec import CHANNEL_SECTIONS
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run.records import RunFolder
 
@@ -38,7 +38,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_tables_images_channels_and_a_report(run: RunFolder) -> None:
-    assert set(run.table_names) == set(SECTIONS)
+    assert set(run.table_names) == set(CHANNEL_SECTIONS)
     assert all(len(run.table(name)) for name in run.table_names)
     assert [(entry.prompt, entry.seed) for entry in run.images()] == [(p, 0) for p in SPEC["prompts"]]
     channels = run.channels()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dit_lens.analysis_files import packaged, read_prompts, read_spec
-from dit_lens.analysis_spec import SECTIONS, AnalysisSpec, json_schema
+from dit_lens.analysis_spec import CHANNEL_SECTIONS, AnalysisSpec, json_schema
 from dit_lens.errors import BadInput
 
 pytestmark = pytest.mark.pure
@@ -36,7 +36,7 @@ def test_the_least_spec_takes_defaults() -> None:
     spec = read_spec(LEAST)
     assert spec.model.name == "shapes-sd3"
     assert spec.channels.selection == {"top_k": 4}
-    assert spec.sections == SECTIONS
+    assert spec.sections == CHANNEL_SECTIONS
     assert spec.sampling.given() == {}
 
 
