@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ SCHEMA_VERSION = 1
 
 SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
 TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
+RESULTS, CELLS = "results.json", "cells"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -121,7 +123,7 @@ class RunFolder:
     """A run on disk. `RunFolder.create` opens one for writing, `RunFolder.read` a finished one.
 
     Layout: `spec.yaml`, `run.json`, `tables/<name>.parquet`, `channels.json`, `images/<name>.png`,
-    `images/index.json`, `report.html`.
+    `images/index.json`, `results.json` (verdicts), `cells/` (what each edited run measured), `report.html`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -187,8 +189,9 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove an earlier run's files, and only those: a reader's own notes in the folder stay."""
-        for name in (RECORD, CHANNELS, REPORT):
+        for name in (RECORD, CHANNELS, RESULTS, REPORT):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / CELLS, ignore_errors=True)
         for stale in (*self.path.glob(f"{TABLES}/*.parquet"), *self.path.glob(f"{IMAGES}/*.png")):
             stale.unlink()
         (self.path / IMAGES / IMAGE_INDEX).unlink(missing_ok=True)
@@ -263,6 +266,17 @@ class RunFolder:
         value = _read_json(place)
         _refuse_newer(value, place)
         return value
+
+    # -- effects
+    @property
+    def results_path(self) -> Path:
+        """Where the verdicts lie, or would."""
+        return self.path / RESULTS
+
+    @property
+    def cells_path(self) -> Path:
+        """Where the measured cells of edited runs lie, or would."""
+        return self.path / CELLS
 
     # -- images
     def write_image(
