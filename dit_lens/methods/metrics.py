@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.frequency import CUTOFF, band_change
 from dit_lens.methods.pixels import as_array, pixel_pairs
+from dit_lens.zoo.scenes import SEMANTIC
 
 if TYPE_CHECKING:
     from dit_lens.methods.pixels import Images
@@ -55,6 +56,9 @@ METRICS = {
         Metric("alignment", "prompt alignment", "cosine", "less"),
         Metric("semantics", "semantic attributes as asked", "share", "less"),
         Metric("detail", "surface detail as asked", "share", "less"),
+        *(Metric(f"attribute.{name}", f"{name} as asked", "share", "less") for name in SEMANTIC),
+        Metric("toward", "velocity's way to the donor's", "share of the way", "greater"),
+        Metric("toward_latent", "final latent's way to the donor's", "share of the way", "greater"),
     )
 }
 """The metrics of this package by name; `disrupted` is the `direction` for `methods.stats.judge`."""
@@ -169,6 +173,34 @@ def trajectory_distance(
         "velocity": step_distance(flows[0], flows[1], kind),
         "predicted_x0": step_distance(ends[0], ends[1], kind),
     }
+
+
+def share_of_the_way(edited: Any, reference: Any, donor: Any) -> Array:
+    """How far edits moved a reference toward a donor, along the line between the two: float64 [rows].
+
+    ⟨edited − reference, donor − reference⟩ / ‖donor − reference‖²: 0 for the reference, 1 for the donor, 0
+    for what moved at right angles; NaN where reference and donor are equal. The normalised effect of
+    activation patching (arXiv 2309.16042), with a direction in place of a logit difference.
+
+    Args:
+        edited: [rows, …]. reference, donor: of the same shape, or with one row for all.
+
+    Raises:
+        BadInput: shapes that do not fit.
+
+    >>> share_of_the_way(np.array([[1.0, 5.0]]), np.zeros((1, 2)), np.array([[4.0, 0.0]]))
+    array([0.25])
+    """
+    x, start, end = as_array(edited), as_array(reference), as_array(donor)
+    for name, value in (("reference", start), ("donor", end)):
+        if x.ndim < 2 or value.shape not in (x.shape, (1, *x.shape[1:])):
+            raise BadInput(
+                f"Edited {list(x.shape)} and {name} {list(value.shape)} cannot be compared; both must be the "
+                f"same [rows, …], or the {name} one row for all."
+            )
+    moved = (x - start).reshape(len(x), -1)
+    way = np.broadcast_to(end - start, x.shape).reshape(len(x), -1)
+    return _divided((moved * way).sum(axis=-1), (way**2).sum(axis=-1))
 
 
 # ------------------------------------------------------------------------------------------------ pictures

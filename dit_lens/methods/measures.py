@@ -1,0 +1,276 @@
+"""What a study measures of its arms: names, definitions, and the batched reading of latents and pictures.
+
+At the end of a run (readout "final"), an arm's latents and picture are compared with those of the unedited
+run of the same prompt and seed, or rated by themselves. At one step (readout "step"), its guided velocity is
+compared with the unedited one from the same latents.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.methods.arms import Arm
+from dit_lens.methods.attribute_scores import Reader, asked_attributes, attribute_scores
+from dit_lens.methods.frequency import CUTOFF
+from dit_lens.methods.metrics import (
+    IMAGE_METRICS,
+    METRICS,
+    compare_images,
+    require_ssim,
+    share_of_the_way,
+    step_distance,
+)
+from dit_lens.methods.scorers import Scorer, score_images
+from dit_lens.zoo.scenes import SEMANTIC
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from dit_lens.model.lens import DiTLens
+
+Array = npt.NDArray[np.float64]
+
+READ_OFF = ("semantics", "detail", *(f"attribute.{name}" for name in SEMANTIC))
+"""Metrics that need a reader of attributes."""
+
+ABSOLUTE = ("alignment", *READ_OFF)
+"""Metrics of a picture by itself: those that the unedited run has, too."""
+
+AT_A_STEP = ("velocity", "toward")
+"""Metrics of the readout "step"."""
+
+WITH_A_DONOR = ("toward", "toward_latent")
+"""Metrics of arms that draw on a donor."""
+
+AT_THE_END = ("latent", *IMAGE_METRICS, *ABSOLUTE, "toward_latent")
+"""Metrics of the readout "final"."""
+
+_MEASURABLE = tuple(name for name in METRICS if name in (*AT_THE_END, *AT_A_STEP))
+
+_DEFINITIONS = {
+    name: f"{name}/1" + (f" cutoff={CUTOFF}" if name in ("change_low", "change_high", "detail_ratio") else "")
+    for name in _MEASURABLE
+}
+"""Which numbers are the same quantity: stored with each, and counted up when a definition changes."""
+
+_PIXELS = 2**22
+"""Pixels that are measured at a time; their spectra take 40 bytes each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """The metrics of a study, and what reads them.
+
+    Args:
+        names: of `dit_lens.methods.metrics.METRICS`; their order is that of the effects table.
+        reader: reads attributes off pictures, for `semantics`, `detail` and `attribute.…`.
+        alignment: rates pictures against prompts, for `alignment`.
+
+    Raises:
+        BadInput: an unknown metric, one that stands twice, or one whose reader or package is missing.
+
+    >>> from dit_lens.methods.arms import CLEAN, ablation_arm
+    >>> measures = Measures(["psnr", "latent", "velocity"])
+    >>> measures.of(ablation_arm("massive", "massive", [3], "zero")), measures.of(CLEAN)
+    (('psnr', 'latent'), ())
+    """
+
+    names: tuple[str, ...]
+    reader: Reader | None = None
+    alignment: Scorer | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.names
+        names = (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "names", names)
+        if not names:
+            raise BadInput(f"No metrics were given; there are: {', '.join(_MEASURABLE)}.")
+        for name in names:
+            if name not in _MEASURABLE:
+                raise BadInput(
+                    f"A study measures no {name!r}; there are: {', '.join(_MEASURABLE)}."
+                    f"{did_you_mean(str(name), _MEASURABLE)}"
+                )
+        if len(set(names)) < len(names):
+            raise BadInput(f"metrics: {', '.join(names)} names one twice; give each once.")
+        if "ssim" in names:
+            require_ssim()
+        read_off = [name for name in names if name in READ_OFF]
+        if read_off and self.reader is None:
+            raise BadInput(
+                f"{', '.join(read_off)}: these attributes can be read off pictures of the embedded model "
+                "only. Leave them out, or give a reader."
+            )
+        if "alignment" in names and self.alignment is None:
+            raise BadInput(
+                "alignment needs a CLIP that knows the model's pictures, for example "
+                "openai/clip-vit-large-patch14. Name one, or leave out alignment."
+            )
+
+    def of(self, arm: Arm) -> tuple[str, ...]:
+        """The metrics that an arm has: by its readout, and by whether it is edited and has a donor."""
+        fitting = AT_A_STEP if arm.readout == "step" else AT_THE_END
+        return tuple(
+            name
+            for name in self.names
+            if name in fitting
+            and (arm.edits or name in ABSOLUTE)
+            and (arm.draws_on_donor or name not in WITH_A_DONOR)
+        )
+
+    def definitions(self, names: Iterable[str]) -> dict[str, str]:
+        """Name → definition: by which rule, and with which weights, each is measured."""
+        return {name: _DEFINITIONS[name] + self._by_whom(name) for name in names}
+
+    def _by_whom(self, name: str) -> str:
+        who = self.reader if name in READ_OFF else self.alignment if name == "alignment" else None
+        if who is None:
+            return ""
+        if id(who) not in _IDENTITIES:
+            _IDENTITIES[id(who)] = (who, _identity(who))
+        return f" {_IDENTITIES[id(who)][1]}"
+
+    def require_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise `BadInput` unless every metric makes sense for these prompts; reads no picture."""
+        if any(name in READ_OFF for name in self.names):
+            for prompt in prompts:
+                asked_attributes(prompt)
+
+    def final(
+        self,
+        names: Iterable[str],
+        prompts: Sequence[str],
+        *,
+        latents: Tensor,
+        clean: Tensor,
+        donor: Tensor | None,
+        images: Sequence[Image] | None,
+        clean_images: Sequence[Image] | None,
+    ) -> dict[str, Array]:
+        """Metrics of runs that have ended, float64 [rows] each.
+
+        Args:
+            latents, clean: final latents [rows, C, h, w], edited and unedited; `donor` likewise, for
+                `toward_latent`. images, clean_images: one per row, for metrics of pictures.
+        """
+        wanted = [name for name in self.names if name in set(names)]
+        found: dict[str, Array] = {}
+        if "latent" in wanted:
+            found["latent"] = step_distance(latents[:, None], clean[:, None])[:, 0]
+        if "toward_latent" in wanted:
+            found["toward_latent"] = share_of_the_way(latents, clean, donor)
+        seen = [name for name in wanted if needs_image(name)]
+        if seen:
+            assert images is not None and clean_images is not None
+            size = max(1, _PIXELS // (images[0].width * images[0].height))
+            parts = [
+                self._pictures(seen, prompts[at], images[at], clean_images[at])
+                for at in (slice(start, start + size) for start in range(0, len(images), size))
+            ]
+            found |= {name: np.concatenate([part[name] for part in parts]) for name in seen}
+        return found
+
+    def _pictures(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        images: Sequence[Image],
+        clean: Sequence[Image],
+    ) -> dict[str, Array]:
+        compared = [name for name in names if name in IMAGE_METRICS]
+        found = compare_images(images, clean, compared) if compared else {}
+        if "alignment" in names:
+            assert self.alignment is not None
+            found["alignment"] = score_images(self.alignment, images, list(prompts))
+        read_off = [name for name in names if name in READ_OFF]
+        if read_off:
+            scores = attribute_scores(images, list(prompts), reader=self.reader)
+            found |= {name: scores[name.removeprefix("attribute.")] for name in read_off}
+        return found
+
+    def step(
+        self, names: Iterable[str], *, velocity: Tensor, clean: Tensor, donor: Tensor | None
+    ) -> dict[str, Array]:
+        """Metrics at one step, float64 [rows] each; arguments are guided velocities [rows, C, h, w]."""
+        wanted = set(names)
+        found: dict[str, Array] = {}
+        if "velocity" in wanted:
+            found["velocity"] = step_distance(velocity[:, None], clean[:, None])[:, 0]
+        if "toward" in wanted:
+            found["toward"] = share_of_the_way(velocity, clean, donor)
+        return found
+
+
+def needs_image(name: str) -> bool:
+    """Whether a metric looks at pictures."""
+    return name in IMAGE_METRICS or name in ABSOLUTE
+
+
+def default_measures(
+    lens: DiTLens, names: Sequence[str] | None = None, *, clip: Scorer | str | None = None
+) -> Measures:
+    """The metrics that can be measured on a model: all of them on an embedded one.
+
+    On other models attributes cannot be read, and prompt alignment needs a CLIP: `clip` is a scorer, or the
+    hub id or folder of a CLIP. SSIM is left out where torchmetrics is not installed.
+
+    Args:
+        names: those to measure; None for all that can be.
+
+    Raises:
+        BadInput: a metric that is unknown or cannot be measured on this model.
+
+    >>> default_measures(lens, ["ssim", "alignment"]).names          # doctest: +SKIP
+    ('ssim', 'alignment')
+    """
+    from dit_lens import zoo
+
+    reader: Any = None
+    alignment: Any = clip
+    wanted = None if names is None else set(names)
+    of_pictures = wanted is None or bool(wanted & set(ABSOLUTE))
+    if isinstance(clip, str):
+        from dit_lens.methods.scorers import ClipAlignment
+
+        alignment = ClipAlignment(clip) if wanted is None or "alignment" in wanted else None
+    if of_pictures and lens.name in zoo.names() and (zoo.scorer_path() / "config.json").exists():
+        from dit_lens.methods.scorers import EmbeddedAlignment
+        from dit_lens.zoo.readout import load_reader
+
+        reader = load_reader()
+        alignment = alignment or EmbeddedAlignment(reader)
+    if names is None:
+        left_out = {
+            *(READ_OFF if reader is None else ()),
+            *(("alignment",) if alignment is None else ()),
+            *(("ssim",) if importlib.util.find_spec("torchmetrics") is None else ()),
+        }
+        names = [name for name in _MEASURABLE if name not in left_out]
+    return Measures(tuple(names), reader=reader, alignment=alignment)
+
+
+# Readers are few and live as long as the process; held beside their identity, an id cannot be used again.
+_IDENTITIES: dict[int, tuple[Any, str]] = {}
+
+
+def _identity(scorer: Any) -> str:
+    """Which scorer this is: its class, and the fingerprint of its weights where it has some."""
+    from torch import nn
+
+    from dit_lens.model.weights import fingerprint
+
+    name = f"{type(scorer).__module__}.{type(scorer).__qualname__}"
+    for holder in (scorer, getattr(scorer, "reader", None)):
+        model = getattr(holder, "model", None)
+        if isinstance(model, nn.Module):
+            return f"{name} {fingerprint(SimpleNamespace(components={'scorer': model}))[:16]}"
+    return name
