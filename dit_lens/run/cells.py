@@ -99,8 +99,8 @@ class Cell(_Frozen):
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A file that is no cell any more, and why; it is computed again."""
+class Damaged:
+    """A file in the place of a cell that is none, and why; its result has to be computed again."""
 
     file: str
     reason: str
@@ -131,8 +131,6 @@ class CellStore:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"{self.folder} is a file; cells are kept in a folder. Name another place.")
-        self.dropped: list[Dropped] = []
-        """Damaged cells that `get` met, each once, in the order in which it did."""
         self._finish_journal()
 
     def __repr__(self) -> str:
@@ -148,34 +146,22 @@ class CellStore:
         """Where the cell of a key lies, or would."""
         return self.folder / CELLS / key.address[:2] / f"{key.address}.json"
 
-    def get(self, key: CellKey) -> Cell | None:
-        """The cell of a key; None where there is none, or where what lies there is damaged.
+    def get(self, key: CellKey) -> Cell | Damaged | None:
+        """The cell of a key, or None where there is none.
 
-        What is truncated, changed by hand, of a newer version or of another key is noted in `dropped` and
-        counts as absent.
+        What lies in its place but is truncated, changed by hand, of a newer version or of another key is
+        `Damaged`.
         """
         place = self.path(key)
         try:
-            text = place.read_text(encoding="utf-8")
+            cell = _cell(place.read_text(encoding="utf-8"))
+            if cell.key != key:
+                raise ValueError("it is the result of something else")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            self._drop(place, f"it cannot be read ({error})")
-            return None
-        try:
-            cell = _cell(text)
-        except ValueError as error:
-            self._drop(place, str(error))
-            return None
-        if cell.key != key:
-            self._drop(place, "it is the result of something else, moved here")
-            return None
+        except (OSError, ValueError) as error:
+            return Damaged(str(place.relative_to(self.folder)), str(error))
         return cell
-
-    def _drop(self, place: Path, reason: str) -> None:
-        found = Dropped(str(place.relative_to(self.folder)), reason)
-        if found not in self.dropped:
-            self.dropped.append(found)
 
     def put(self, cells: Sequence[Cell]) -> None:
         """Store cells that were computed together: all of them or, if the process dies, none.

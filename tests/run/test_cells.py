@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run import cells as module
-from dit_lens.run.cells import Cell, CellKey, CellStore, Measured
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured
 
 pytestmark = pytest.mark.pure
 
@@ -39,7 +39,7 @@ def test_what_was_put_is_found_by_another_process_s_store(tmp_path) -> None:
     assert store.get(key()) == cell(sham_difference=1e-7)
     assert math.isnan(store.get(key(seed=1)).metrics["ssim"].number)
     assert store.get(key(seed=2)) is None
-    assert len(store) == 2 and not store.dropped
+    assert len(store) == 2
     assert not any(path.is_file() for path in (tmp_path / "journal").iterdir())
 
 
@@ -120,7 +120,7 @@ def damage_foreign(place):
 REASONS = {
     damage_truncate: "truncated",
     damage_empty: "truncated",
-    damage_bytes: "cannot be read",
+    damage_bytes: "codec",
     damage_metric: "checksum",
     damage_key: "checksum",
     damage_version: "schema_version 2",
@@ -131,15 +131,13 @@ REASONS = {
 
 
 @pytest.mark.parametrize("damage", REASONS, ids=lambda damage: damage.__name__)
-def test_a_damaged_cell_counts_as_absent_is_named_and_is_replaced(tmp_path, damage) -> None:
+def test_a_damaged_cell_is_told_from_an_absent_one_and_is_replaced(tmp_path, damage) -> None:
     CellStore(tmp_path).put([cell()])
     store = CellStore(tmp_path)
     damage(store.path(key()))
-    assert store.get(key()) is None
-    assert store.get(key()) is None
-    (dropped,) = store.dropped
-    assert REASONS[damage] in dropped.reason
-    assert (tmp_path / dropped.file) == store.path(key())
+    found = store.get(key())
+    assert isinstance(found, Damaged) and REASONS[damage] in found.reason
+    assert tmp_path / found.file == store.path(key())
     store.put([cell(value=0.5)])
     assert store.get(key()).metrics["ssim"].number == 0.5
 
@@ -182,7 +180,7 @@ def test_before_the_journal_is_whole_no_cell_of_the_batch_exists(tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             CellStore(tmp_path).put([cell()])
     store = CellStore(tmp_path)
-    assert store.get(key()) is None and not store.dropped
+    assert store.get(key()) is None
 
 
 def test_a_damaged_journal_is_thrown_away_and_never_writes_elsewhere(tmp_path) -> None:
