@@ -1,0 +1,197 @@
+"""The arms that questions share, and how to find them again. Equal arms get equal names everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.arms import Arm, ablation_arm, control_arm
+from dit_lens.methods.controls import controls
+
+if TYPE_CHECKING:
+    from dit_lens.methods.channels import ChannelSet
+    from dit_lens.methods.questions.question import Setting
+
+MASSIVE = "massive"
+
+OTHER_CHANNELS = ("low", "random", "random_rank_window", "energy_matched")
+"""Controls that edit other channels in the treatment's place, from the weakest to the fairest."""
+
+FAIR = ("energy_matched", "random_rank_window", "random", "low")
+"""The same, fairest first: changed by as much; as strong; as many; as few."""
+
+
+def massive_arm(setting: Setting) -> Arm:
+    """The treatment: the setting's edit of the massive channels in all blocks at once."""
+    _require_channels(setting)
+    return ablation_arm(MASSIVE, MASSIVE, setting.massive, setting.op, **where(setting, setting.massive))
+
+
+def control_arms(setting: Setting, kinds: Sequence[str], *, first_draw: bool = False) -> tuple[Arm, ...]:
+    """The setting's controls of these kinds in all blocks at once, every draw an arm ("random-3")."""
+    return tuple(
+        control_arm(control, **where(setting, setting.massive))
+        for kind in kinds
+        for control in controls(
+            setting.massive,
+            setting.stats,
+            kind,
+            draws=1 if first_draw else setting.controls.get(kind, 1),
+            seed=setting.seed,
+            op=setting.op,
+        )
+    )
+
+
+def block_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
+    """One arm per block of the set for the treatment ("massive.block-2") and for each control's first draw
+    ("energy_matched-0.block-2")."""
+    _require_channels(setting)
+    massive = setting.massive
+    shared = {key: value for key, value in where(setting, massive).items() if key != "blocks"}
+    drawn = [controls(massive, setting.stats, kind, seed=setting.seed, op=setting.op)[0] for kind in kinds]
+    arms = []
+    for block in edited_blocks(massive):
+        here: dict[str, Any] = {**shared, "blocks": [block], "block": block, "protocol": "single_block"}
+        arms.append(ablation_arm(f"{MASSIVE}.block-{block}", MASSIVE, massive, setting.op, **here))
+        arms += [control_arm(control, name=f"{control.name}.block-{block}", **here) for control in drawn]
+    return tuple(arms)
+
+
+def dose_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
+    """One arm per dose for the k strongest channels of every block ("massive.k-8"), chosen like the
+    setting's massive channels, and for the first draw of each control matched to them ("random-0.k-8").
+
+    Raises:
+        BadInput: fewer than two different doses, or one for which the model has too few channels.
+    """
+    _require_channels(setting)
+    doses = sorted(set(setting.doses))
+    if len(doses) < 2:
+        raise BadInput(f"doses is {list(setting.doses)}; a dose–response needs at least two, such as 1, 4.")
+    room = setting.stats.num_channels // 2
+    if doses[-1] > room:
+        raise BadInput(
+            f"A dose of {doses[-1]} channels per block was asked for, and its controls need as many others: "
+            f"of {setting.stats.num_channels} channels, at most {room} can be a dose. Leave it out of doses."
+        )
+    arms = []
+    for k in doses:
+        chosen = strongest_like(setting, k)
+        here = {**where(setting, chosen), "k": k}
+        arms.append(ablation_arm(f"{MASSIVE}.k-{k}", MASSIVE, chosen, setting.op, **here))
+        for kind in kinds:
+            control = controls(chosen, setting.stats, kind, seed=setting.seed, op=setting.op)[0]
+            arms.append(control_arm(control, name=f"{control.name}.k-{k}", **here))
+    return tuple(arms)
+
+
+def strongest_like(setting: Setting, k: int) -> ChannelSet:
+    """The k strongest channels by the statistic, stream, branch, steps and blocks of the massive ones."""
+    massive = setting.massive
+    return setting.stats.select(
+        top_k=k,
+        statistic=massive.statistic,
+        stream=massive.stream,
+        branch=str(massive.selection.get("branch", "cond")),
+        steps=massive.selection.get("steps", "all"),
+        blocks=list(edited_blocks(massive)),
+    )
+
+
+def where(setting: Setting, channels: ChannelSet) -> dict[str, Any]:
+    """Where and when the edit of a channel set acts, as options of `ablation_arm`."""
+    blocks = edited_blocks(channels)
+    return {
+        "at": f"blocks.*.resid_post.{setting.stream}",
+        "blocks": None if blocks == tuple(range(setting.num_blocks)) else list(blocks),
+        "steps": setting.steps,
+        "branch": setting.branch,
+    }
+
+
+def edited_blocks(channels: ChannelSet) -> tuple[int, ...]:
+    """Blocks in which the set holds a channel."""
+    return tuple(block for block, chosen in channels.blocks.items() if chosen)
+
+
+def declared(setting: Setting, kinds: Sequence[str]) -> tuple[str, ...]:
+    """Those of `kinds` that the setting asks for, in the order of `kinds`.
+
+    Raises:
+        BadInput: none of them.
+    """
+    found = tuple(kind for kind in kinds if setting.controls.get(kind))
+    if not found:
+        raise BadInput(
+            f"The controls are {', '.join(setting.controls) or 'none'}; this question compares massive "
+            f"channels with others and needs at least one of {', '.join(kinds)}."
+        )
+    return found
+
+
+def find(
+    arms: Iterable[Arm],
+    family: str,
+    *,
+    protocol: str = "all_blocks",
+    block: int | None = None,
+    k: int | None = None,
+) -> tuple[Arm, ...]:
+    """Arms of one family at these coordinates that are judged by their image, in the order of draws."""
+    asked = (family, protocol, block, None, k, "final")
+    found = [a for a in arms if (a.family, a.protocol, a.block, a.step, a.k, a.readout) == asked]
+    return tuple(sorted(found, key=lambda arm: arm.draw))
+
+
+def blocks_of(arms: Iterable[Arm], family: str) -> tuple[int, ...]:
+    """The blocks in which a family was edited alone, in order.
+
+    Raises:
+        BadInput: none.
+    """
+    asked = (family, "single_block", "final")
+    found = {a.block for a in arms if (a.family, a.protocol, a.readout) == asked and a.block is not None}
+    if not found:
+        raise BadInput(
+            f"This question needs arms of family {family!r} in single blocks, and was given none. Give it "
+            "the arms that its arms() declares."
+        )
+    return tuple(sorted(found))
+
+
+def doses_of(arms: Iterable[Arm], family: str) -> dict[int, Arm]:
+    """Number of channels → arm, for the family's arms of the dose–response, few channels first."""
+    found = {a.k: a for a in arms if a.family == family and a.k is not None and a.readout == "final"}
+    return {k: found[k] for k in sorted(found)}
+
+
+def families(arms: Iterable[Arm], kinds: Sequence[str], **coordinates: Any) -> tuple[str, ...]:
+    """Those of `kinds` that have an arm at these coordinates, in the order of `kinds`."""
+    arms = tuple(arms)
+    return tuple(kind for kind in kinds if find(arms, kind, **coordinates))
+
+
+def one(arms: Iterable[Arm], family: str, **coordinates: Any) -> Arm:
+    """The arm of a family at these coordinates.
+
+    Raises:
+        BadInput: none, or several.
+    """
+    found = find(arms, family, **coordinates)
+    if len(found) != 1:
+        at = ", ".join(f"{name} {value}" for name, value in coordinates.items())
+        raise BadInput(
+            f"This question needs one arm of family {family!r}{' at ' + at if at else ''}, and was given "
+            f"{len(found)}. Give it the arms that its arms() declares."
+        )
+    return found[0]
+
+
+def _require_channels(setting: Setting) -> None:
+    if setting.massive.is_empty:
+        raise BadInput(
+            "The rule finds no massive channel in any block, so there is nothing to edit. Choose channels by "
+            "top_k, or by a lower ratio."
+        )

@@ -1,0 +1,201 @@
+"""The effects table, looked up: means with intervals, and paired differences of groups of arms.
+
+What is compared is a *contrast*, {arm: weight}: one arm, the mean of several draws, a slope over doses. A
+(prompt, seed) counts for a contrast only where all of its arms have a finite value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.effect_tables import compare
+from dit_lens.methods.metrics import METRICS, Metric
+from dit_lens.methods.paired_effects import no_effect, rank_note
+from dit_lens.methods.questions.question import Judging
+from dit_lens.methods.resampling import mean_interval, rank_p
+from dit_lens.methods.verdicts import Direction, Effect
+
+Array = npt.NDArray[np.float64]
+Contrast = Mapping[str, float]
+
+_COLUMNS = ("arm", "prompt", "seed", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Level:
+    """A mean over prompts with its interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def columns(self, mean: str = "mean", low: str = "ci_low", high: str = "ci_high") -> dict[str, Any]:
+        """As columns of a table; `n` comes last."""
+        return {mean: self.mean, low: self.low, high: self.high, "n": self.n}
+
+
+class Measured:
+    """Effects by metric: rows (prompt, seed), one column per arm."""
+
+    def __init__(self, effects: pd.DataFrame, judging: Judging | None = None) -> None:
+        """Raises `BadInput` for a missing column, or two values for one arm, prompt, seed and metric."""
+        missing = [name for name in _COLUMNS if name not in effects]
+        if missing:
+            raise BadInput(
+                f"The effects table has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)} and has "
+                f"{', '.join(map(str, effects.columns))}."
+            )
+        twice = effects.duplicated(["arm", "prompt", "seed", "metric"])
+        if twice.any():
+            row = effects[twice].iloc[0]
+            raise BadInput(
+                f"Two values for arm {row['arm']!r}, prompt {row['prompt']!r}, seed {row['seed']} and metric "
+                f"{row['metric']!r}: one of them would be counted twice."
+            )
+        self.judging = judging or Judging()
+        self._arms = frozenset(effects["arm"])
+        self._frames = {
+            str(metric): rows.pivot(index=["prompt", "seed"], columns="arm", values="value").astype(float)
+            for metric, rows in effects.groupby("metric", sort=False)
+        }
+
+    def measured(self, metrics: Iterable[str], arm: Arm) -> tuple[str, ...]:
+        """Those of `metrics` that have at least one finite value for this arm."""
+        return tuple(metric for metric in dict.fromkeys(metrics) if self.has(metric, arm.name))
+
+    def has(self, metric: str, arm: str) -> bool:
+        """Whether an arm has a finite value of a metric."""
+        frame = self._frames.get(metric)
+        return frame is not None and arm in frame and bool(np.isfinite(frame[arm]).any())
+
+    def clean(self, metric: str) -> Level:
+        """Mean of the unedited images, for metrics that rate an image by itself."""
+        if not self.has(metric, CLEAN.name):
+            return Level(np.nan, np.nan, np.nan, 0)
+        return self.level(metric, only(CLEAN))
+
+    def level(self, metric: str, contrast: Contrast, *, beside: Sequence[Contrast] = ()) -> Level:
+        """Mean of a contrast over prompts; with `beside`, over those in which these are known too."""
+        values = self._prompts(metric, [contrast, *beside])[0]
+        if not len(values):
+            return Level(np.nan, np.nan, np.nan, 0)
+        judging = self.judging
+        interval = mean_interval(
+            values, confidence=judging.confidence, resamples=judging.resamples, seed=judging.seed
+        )
+        low, high = (np.nan if end is None else end for end in (interval.low, interval.high))
+        return Level(float(values.mean()), low, high, len(values))
+
+    def effect(
+        self,
+        metric: str,
+        treatment: Contrast,
+        control: Contrast,
+        *,
+        control_name: str,
+        name: str | None = None,
+    ) -> Effect:
+        """Paired difference of two contrasts, not corrected; called by its metric unless named."""
+        judging = self.judging
+        pair = {"treatment": self._values(metric, treatment), "control": self._values(metric, control)}
+        if not all(map(len, pair.values())):
+            return no_effect(name or metric, control_name, [], judging.confidence)
+        tidy = pd.concat(
+            values.reset_index(name="value").assign(arm=arm, metric=metric) for arm, values in pair.items()
+        )
+        (found,) = compare(
+            tidy,
+            treatment="treatment",
+            controls={control_name: "control"},
+            correction="none",
+            confidence=judging.confidence,
+            resamples=judging.resamples,
+            seed=judging.seed,
+        ).values()
+        return found if name is None else replace(found, name=name)
+
+    def rank(
+        self, metric: str, treatment: Arm, draws: Sequence[Arm], direction: Direction
+    ) -> tuple[float | None, str]:
+        """p-value of the treatment's rank among draws (None for fewer than five) and a note about it."""
+        values = self._prompts(metric, [only(treatment), *(only(arm) for arm in draws)])
+        if len(draws) < 2 or not values.shape[1]:
+            return None, ""
+        means = values.mean(axis=1)
+        p = rank_p(float(means[0]), means[1:], alternative=direction)
+        note = rank_note(p, len(draws))
+        return p, note if p is None else f"{note}: {p:.2g}"
+
+    def _prompts(self, metric: str, contrasts: Sequence[Contrast]) -> Array:
+        """[contrasts, prompts], seeds averaged, where all contrasts are finite."""
+        together = pd.concat([self._values(metric, each) for each in contrasts], axis=1)
+        finite = together[np.isfinite(together).all(axis=1)]
+        return np.asarray(finite.groupby(level="prompt").mean().to_numpy(dtype=float).T)
+
+    def _values(self, metric: str, contrast: Contrast) -> pd.Series:
+        """One value per (prompt, seed); NaN where an arm has none."""
+        unknown = sorted(set(contrast) - self._arms)
+        if unknown or metric not in self._frames:
+            what = f"arm {unknown[0]!r}" if unknown else f"metric {metric!r}"
+            raise BadInput(f"There is no {what} in the effects table; run it, or leave it out.")
+        values = self._frames[metric].reindex(columns=list(contrast)).to_numpy()
+        weights = np.array(list(contrast.values()))
+        result = (values * weights).sum(axis=1)
+        if (weights > 0).all() and np.isclose(weights.sum(), 1):
+            # A mean of equal values is that value, and not its neighbour in floating point: where an edit
+            # does exactly what its controls do, the difference must be 0.
+            result = np.clip(result, values.min(axis=1), values.max(axis=1))
+        # A prompt of another study has no value in any of these arms, and is no missing pair.
+        there = ~np.isnan(values).all(axis=1)
+        return pd.Series(result, index=self._frames[metric].index)[there]
+
+
+def only(arm: Arm) -> Contrast:
+    """One arm by itself."""
+    return {arm.name: 1.0}
+
+
+def mean_of(arms: Sequence[Arm]) -> Contrast:
+    """The mean of several arms, such as the draws of a control."""
+    return {arm.name: 1.0 / len(arms) for arm in arms}
+
+
+def change(arm: Contrast, reference: Contrast) -> Contrast:
+    """The difference of two contrasts."""
+    return {name: arm.get(name, 0.0) - reference.get(name, 0.0) for name in {**arm, **reference}}
+
+
+def slope_of(arms: Mapping[float, Arm]) -> Contrast:
+    """The least-squares slope over {x: arm}.
+
+    >>> from dit_lens.methods.arms import CLEAN
+    >>> slope_of({0.0: CLEAN, 2.0: replace(CLEAN, name="edited")})
+    {'clean': -0.5, 'edited': 0.5}
+    """
+    x = np.array(list(arms), dtype=float)
+    centred = x - x.mean()
+    weights = centred / (centred**2).sum()
+    return {arm.name: float(weight) for arm, weight in zip(arms.values(), weights, strict=True)}
+
+
+def metric_of(name: str) -> Metric:
+    """A metric's words and direction; attributes and outside scores fall when an image is disrupted.
+
+    >>> metric_of("attribute.shape").title
+    'shape as asked'
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith("attribute."):
+        title = name.removeprefix("attribute.").replace("_", " ")
+        return Metric(name, f"{title} as asked", "share", "less")
+    return Metric(name, name.replace("_", " "), "", "less")

@@ -1,0 +1,102 @@
+"""What a question of an analysis is: it declares arms, and later answers itself from what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dit_lens.graph.interventions import Intervention, Zero
+from dit_lens.methods.resampling import RESAMPLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dit_lens.methods.answers import Answer
+    from dit_lens.methods.arms import Arm
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+
+CONTROLS: Mapping[str, int] = {
+    "low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5, "token_shuffle": 1,
+}  # fmt: skip
+"""Kinds of control and their draws; five draws are the fewest among which a rank says anything."""
+
+DOSES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a question may need to declare its arms.
+
+    Args:
+        massive: the treatment's channels, chosen on calibration prompts.
+        stats: the statistics they were chosen from.
+        op, steps, branch: the edit of the massive channels, and where it acts.
+        controls: kind of control → draws; kinds that a question has no use for are left alone.
+        doses: numbers of channels per block for dose–response.
+        seed: of the controls' draws.
+    """
+
+    massive: ChannelSet
+    stats: ChannelStatistics
+    num_blocks: int
+    num_steps: int
+    stream: str = "image"
+    op: Intervention = field(default_factory=Zero)
+    steps: Any = "all"
+    branch: str = "both"
+    controls: Mapping[str, int] = field(default_factory=lambda: dict(CONTROLS))
+    doses: tuple[int, ...] = DOSES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How effects are resampled and judged; the defaults are what a published verdict uses."""
+
+    alpha: float = 0.05
+    confidence: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question's tables, by name, and its answers, the primary one first."""
+
+    tables: dict[str, pd.DataFrame]
+    answers: tuple[Answer, ...]
+
+
+class AnswerFunction(Protocol):
+    """Answer a question.
+
+    Args:
+        effects: tidy table with the columns arm, prompt, seed, metric, value; more arms do no harm.
+        arms: what was run; more than the question declared do no harm.
+        metrics: those that were measured, in the order in which tables show them.
+    """
+
+    def __call__(
+        self,
+        effects: pd.DataFrame,
+        arms: Sequence[Arm],
+        *,
+        metrics: Sequence[str],
+        judging: Judging | None = None,
+    ) -> Answered: ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """One section of an analysis: `name` is also the name of its table.
+
+    `sources` are arXiv ids. `arms` declares what has to be run; equal arms of different questions have equal
+    names and run once.
+    """
+
+    name: str
+    title: str
+    sources: tuple[str, ...]
+    arms: Callable[[Setting], tuple[Arm, ...]]
+    answer: AnswerFunction

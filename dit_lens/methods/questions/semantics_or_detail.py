@@ -1,0 +1,218 @@
+"""What do massive channels hold: semantics or detail? Both papers' protocols, side by side.
+
+arXiv 2605.13974 zeroes massive channels in all blocks and sees the image collapse. arXiv 2510.11538 zeroes
+them at one layer and sees semantics kept and detail destroyed. Here both are done, against a control that is
+changed by as much (`energy_matched`). "One block" is the mean over all blocks, so that no block is picked.
+
+Semantics: attribute read-out and prompt alignment, and change at low spatial frequencies. Detail: surface
+attributes, and change at high frequencies. Attributes exist on the embedded world alone; on another model
+the pair is alignment (or low frequencies) and high frequencies.
+
+Table `semantics_or_detail`, one row per protocol, family, block (absent: all blocks, or the mean over them)
+and metric: the change from the unedited image for scores, the distance itself for distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dit_lens.methods.answers import Answer, all_of
+from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.questions.arm_sets import (
+    FAIR,
+    MASSIVE,
+    block_arms,
+    blocks_of,
+    control_arms,
+    declared,
+    families,
+    find,
+    massive_arm,
+    one,
+)
+from dit_lens.methods.questions.judged import about_missing, corrected, joint_answer, metrics_for
+from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, metric_of, only
+from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
+from dit_lens.methods.questions.sentences import control_words, difference, sentences, treatment_words
+from dit_lens.methods.verdicts import Effect, Outcome
+
+SOURCES = ("2605.13974", "2510.11538")
+
+SEMANTICS = ("semantics", "alignment", "change_low")
+DETAIL = ("detail", "change_high", "detail_ratio")
+"""The first of each that was measured makes the pair that decides."""
+
+JUDGED = ("semantics", "detail", "alignment", "change_low", "change_high")
+
+PROTOCOLS = {"all_blocks": "in all blocks at once", "single_block": "in one block (mean over blocks)"}
+
+_DENIED: Mapping[Outcome, Outcome] = {
+    "supported": "not supported",
+    "not supported": "supported",
+    "undecided": "undecided",
+}
+
+
+def arms(setting: Setting) -> tuple[Arm, ...]:
+    """The unedited run; the treatment and its fairest declared control, in all blocks and in each alone."""
+    kind = declared(setting, FAIR)[0]
+    return (CLEAN, massive_arm(setting), *control_arms(setting, [kind]), *block_arms(setting, [kind]))
+
+
+@dataclass(frozen=True)
+class _Protocols:
+    """The arms by protocol and family: {protocol: {family: arms}}; draws of a family are averaged."""
+
+    control: str
+    arms: dict[str, dict[str, tuple[Arm, ...]]]
+
+    @classmethod
+    def of(cls, arms: Sequence[Arm]) -> _Protocols:
+        massive = one(arms, MASSIVE)
+        blocks = blocks_of(arms, MASSIVE)
+        control = families(arms, FAIR, protocol="single_block", block=blocks[0])[0]
+        single = {
+            family: tuple(one(arms, family, protocol="single_block", block=block) for block in blocks)
+            for family in (MASSIVE, control)
+        }
+        return cls(
+            control,
+            {"all_blocks": {MASSIVE: (massive,), control: find(arms, control)}, "single_block": single},
+        )
+
+
+def answer(
+    effects: pd.DataFrame, arms: Sequence[Arm], *, metrics: Sequence[str], judging: Judging | None = None
+) -> Answered:
+    """The table, one answer that puts both papers side by side, and one per protocol and judged metric."""
+    judging = judging or Judging()
+    measured = Measured(effects, judging)
+    protocols = _Protocols.of(arms)
+    massive = protocols.arms["all_blocks"][MASSIVE][0]
+    metrics = metrics_for(measured, metrics, massive)
+    pair = _pair(metrics)
+    judged = [metric for metric in (*JUDGED, *DETAIL) if metric in metrics and metric in (*JUDGED, *pair)]
+    parts = {
+        (protocol, metric): _part(metric, protocol, effect, massive, judging.alpha)
+        for metric in dict.fromkeys(judged)
+        for protocol, effect in _effects(measured, protocols, metric).items()
+    }
+    first = _side_by_side(parts, pair, metrics, massive)
+    return Answered({"semantics_or_detail": _table(measured, protocols, metrics)}, (first, *parts.values()))
+
+
+def _pair(metrics: Sequence[str]) -> tuple[str | None, str | None]:
+    """The metric of semantics and that of detail; None where there is none."""
+    semantics, detail = (
+        next((name for name in names if name in metrics), None) for names in (SEMANTICS, DETAIL)
+    )
+    return semantics, detail
+
+
+def _effects(measured: Measured, protocols: _Protocols, metric: str) -> dict[str, Effect]:
+    return corrected(
+        {
+            protocol: measured.effect(
+                metric,
+                mean_of(by_family[MASSIVE]),
+                mean_of(by_family[protocols.control]),
+                control_name=protocols.control,
+                name=f"{metric}, {PROTOCOLS[protocol]}",
+            )
+            for protocol, by_family in protocols.arms.items()
+        }
+    )
+
+
+def _part(metric: str, protocol: str, effect: Effect, massive: Arm, alpha: float) -> Answer:
+    described = metric_of(metric)
+    verb = "lowers" if described.disrupted == "less" else "raises"
+    return joint_answer(
+        [effect],
+        name=f"semantics_or_detail.{protocol}.{metric}",
+        claim=f"{treatment_words(massive)} {PROTOCOLS[protocol]} {verb} the metric “{described.title}” more "
+        f"than {control_words(effect.control)}",
+        metric=metric,
+        alpha=alpha,
+        sources=SOURCES,
+    )
+
+
+def _side_by_side(
+    parts: Mapping[tuple[str, str], Answer],
+    pair: tuple[str | None, str | None],
+    metrics: Sequence[str],
+    massive: Arm,
+) -> Answer:
+    """Do both papers hold: one block costs detail and no semantics, all blocks cost semantics too?"""
+    semantics, detail = pair
+    claim = (
+        f"{treatment_words(massive)} in one block costs detail and leaves semantics (2510.11538), and in all "
+        "blocks costs semantics too (2605.13974)"
+    )
+    shared: dict[str, Any] = {
+        "name": "semantics_or_detail.both",
+        "question": "semantics_or_detail",
+        "claim": claim,
+        "sources": SOURCES,
+        "metric": "",
+        "direction": "less",
+        "primary": True,
+    }
+    if semantics is None or detail is None:
+        lacking = "semantics" if semantics is None else "detail"
+        reason = f"no metric of {lacking} was measured"
+        text = sentences(f"Undecided: {claim}", reason)
+        return Answer(**shared, outcome="undecided", reason=reason, sentence=text, effects=())
+    one_detail, one_semantics = parts["single_block", detail], parts["single_block", semantics]
+    all_semantics, all_detail = parts["all_blocks", semantics], parts["all_blocks", detail]
+    needed = (one_detail.outcome, _DENIED[one_semantics.outcome], all_semantics.outcome)
+    outcome = all_of(needed)
+    told = [
+        f"{PROTOCOLS[protocol]}, against {control_words(both[0].effects[0].control)}: "
+        + "; ".join(
+            f"{difference(metric_of(each.metric), each.effects[0])}, a loss that is {each.outcome}"
+            for each in both
+        )
+        for protocol, both in (
+            ("single_block", (one_detail, one_semantics)),
+            ("all_blocks", (all_detail, all_semantics)),
+        )
+    ]
+    reason = (
+        f"in one block, that detail falls is {needed[0]} and that semantics stay is {needed[1]}; in all "
+        f"blocks, that semantics fall is {needed[2]}"
+    )
+    text = sentences(f"{outcome}: {claim}", *told, about_missing(metrics, ("semantics", "detail")))
+    effects = tuple(each.effects[0] for each in (one_detail, one_semantics, all_detail, all_semantics))
+    return Answer(**shared, outcome=outcome, reason=reason, sentence=text, effects=effects)
+
+
+def _table(measured: Measured, protocols: _Protocols, metrics: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for metric in metrics:
+        clean: Contrast = only(CLEAN) if measured.has(metric, CLEAN.name) else {}
+        for protocol, by_family in protocols.arms.items():
+            for family, its_arms in by_family.items():
+                groups: list[tuple[int | None, Sequence[Arm]]] = [(None, its_arms)]
+                if protocol == "single_block":
+                    groups += [(arm.block, [arm]) for arm in its_arms]
+                for block, group in groups:
+                    level = measured.level(metric, change(mean_of(group), clean))
+                    rows.append(
+                        {
+                            "protocol": protocol,
+                            "family": family,
+                            "block": block,
+                            "metric": metric,
+                            **level.columns("change"),
+                        }
+                    )
+    return pd.DataFrame(rows).astype({"block": "Int64"})
+
+
+QUESTION = Question("semantics_or_detail", "Semantics or detail?", SOURCES, arms, answer)
