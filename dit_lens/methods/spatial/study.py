@@ -1,0 +1,118 @@
+"""IoU of the masks that channel families give, over prompts, seeds, blocks and steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.spatial.clustering import Clustering
+from dit_lens.methods.spatial.harvest import SegmentedSample, plan_harvest, segment_samples
+from dit_lens.methods.spatial.masks import Mask
+from dit_lens.methods.spatial.overlap import overlap
+from dit_lens.methods.spatial.truth import PICTURE, Subject, as_truth
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+
+COLUMNS = (
+    "prompt", "seed", "family", "draw", "block", "step", "branch", "k",
+    "normalise", "method", "clusters", "rule",
+    "iou", "precision", "recall", "chance", "everything", "foreground_share", "truth_share", "dropped",
+)  # fmt: skip
+
+
+def spatial_study(
+    lens: DiTLens,
+    families: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    truth: Any = PICTURE,
+    blocks: Any = "*",
+    steps: Any = (-1,),
+    branch: str = "cond",
+    how: Clustering | None = None,
+    sampling: Sampling | Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    on_sample: Callable[[SegmentedSample, Mask | None], None] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Cluster the tokens of every sample by each family's channels, and compare the masks with the truth.
+
+    One pass of denoising serves all families, blocks and steps. Masks are made without the truth; it is
+    looked at only to compare.
+
+    Args:
+        families: see `as_families`; `channel_families` and `families_over_k` make the usual ones.
+        truth: see `as_truth`. By default the exact mask in the embedded world's generated picture.
+        blocks, steps, branch: see `plan_harvest`; steps are the last one by default, as in arXiv 2605.13974.
+        how: clustering and foreground rule.
+        on_sample: gets every sample (with its picture where the truth needs one) and its true mask.
+
+    Returns:
+        One row per sample and mask. `iou`, `precision`, `recall` on tokens; `chance` is the expected IoU of a
+        shuffled mask of this size, `everything` that of all tokens; `foreground_share` and `truth_share` are
+        shares of the tokens; `dropped` counts constant channels. Overlaps are NaN where the truth found no
+        subject. Tokens that cannot be told apart give an empty mask, whose IoU is 0.
+
+    Raises:
+        BadInput: what `plan_harvest` refuses, or a truth that does not fit; before any forward pass where
+        that can be known.
+
+    >>> table = spatial_study(lens, channel_families(massive, stats), prompts)      # doctest: +SKIP
+    >>> table.groupby(["family", "block"]).iou.mean()                               # doctest: +SKIP
+    """
+    how = how or Clustering()
+    known = as_truth(truth)
+    harvest = plan_harvest(
+        lens, families, prompts, seeds, blocks=blocks, steps=steps, branch=branch, sampling=sampling
+    )
+    if len(set(harvest.samples)) != len(harvest.samples):
+        raise BadInput("A prompt or a seed stands twice; the same sample twice is no second measurement.")
+    known.require([Subject(p, s, None, harvest.grid, harvest.image_size) for p, s in harvest.samples])
+    rows: list[tuple[Any, ...]] = []
+    samples = segment_samples(
+        lens, harvest, how, pictures=known.needs_picture, batch_size=batch_size, progress=progress
+    )
+    for sample in samples:
+        subject = Subject(sample.prompt, sample.seed, sample.picture, harvest.grid, harvest.image_size)
+        there = known.find(subject)
+        if on_sample is not None:
+            on_sample(sample, there)
+        for place, found in sample.masks.items():
+            rows.append(
+                (
+                    sample.prompt, sample.seed, place.family, place.draw, place.block, place.step,
+                    place.branch, place.k, how.normalise, how.method, how.clusters, how.rule,
+                    *_agreement(found.mask, there),
+                    found.mask.share, math.nan if there is None else there.share, found.dropped,
+                )
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _agreement(mask: Mask, there: Mask | None) -> tuple[float, float, float, float, float]:
+    if there is None:
+        return (math.nan,) * 5
+    each = overlap(mask, there)
+    return (each.iou, each.precision, each.recall, each.chance, each.everything)
+
+
+def best_place(table: pd.DataFrame, family: str = "massive") -> tuple[int, int]:
+    """(block, step) where a family's mean IoU is largest; ask it of calibration prompts, and judge on others.
+
+    Raises:
+        BadInput: the family is not in the table, or has no finite IoU.
+    """
+    of = table[table["family"] == family]
+    means = of.groupby(["block", "step"])["iou"].mean().dropna()
+    if means.empty:
+        there = ", ".join(sorted(set(table["family"]))) or "none"
+        raise BadInput(f"No finite IoU of family {family!r} in this table; it has: {there}.")
+    block, step = means.idxmax()
+    return int(block), int(step)
