@@ -122,7 +122,7 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
         reads=reads,
         shapes=facts.shapes,
         element_size=lens.dtype.itemsize,
-        default_rows=max(1, lens.default_batch_size(sampling)),
+        default_rows=lens.default_batch_size(sampling),
     )
 
 

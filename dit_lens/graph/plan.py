@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
+from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint
 
 Spot = tuple[HookPoint, str]
@@ -120,13 +121,14 @@ class Plan:
         kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
         groups = sum(len(unit.groups) for unit in self.units)
+        held, kept = readable_bytes(self.held_bytes), readable_bytes(self.read_bytes)
         return "\n".join(
             [
                 f"graph {self.graph.hash}: {len(self.graph.trajectories)} trajectories of {groups} prompts × "
                 f"seeds, {self.graph.sampling.steps} steps",
                 f"  forwards      {self.forwards}, of at most {self.arms_per_forward} arms",
                 f"  block passes  {self.block_passes} ({kinds}), {share:.2f} of those without reuse",
-                f"  memory        {_bytes(self.held_bytes)} held for reuse, {_bytes(self.read_bytes)} read",
+                f"  memory        {held} held for reuse, {kept} read",
             ]
         )
 
@@ -182,12 +184,3 @@ def kept_values(shape: tuple[int, ...], point: HookPoint, read: CheckedRead) -> 
     if read.reduce != "none" or len(shape) == 1:
         return channels
     return channels * (shape[0] if site.tokens is None else len(site.tokens))
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

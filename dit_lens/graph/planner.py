@@ -12,16 +12,14 @@ from dit_lens.graph.plan import Forward, Plan, Row, Unit, Work, blocks_run, held
 from dit_lens.graph.site import Site
 from dit_lens.model.hook_points import STREAMS, HookPoint
 
-MOST_ROWS = 16
-"""Most arms per forward where nobody chose: enough for one forward to be worth its overhead."""
-
 
 def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham: bool = True) -> Plan:
     """Plan a checked graph.
 
     Args:
         graph: what `InterventionGraph.check` returns.
-        arms_per_forward: most rows of one forward pass; None chooses by the number of image tokens.
+        arms_per_forward: most rows of one forward pass; None takes
+            what suits the device and the image size (`DiTLens.default_batch_size`).
         sham: whether each prompt and seed with edits gets an arm that is edited by nothing at all their
             places, to measure what the machinery itself (batching above all) changes.
 
@@ -32,7 +30,7 @@ def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham:
         not isinstance(arms_per_forward, int) or isinstance(arms_per_forward, bool) or arms_per_forward < 1
     ):
         raise BadInput(f"arms_per_forward is {arms_per_forward!r}; it must be a whole number, at least 1.")
-    most = arms_per_forward or min(MOST_ROWS, graph.default_rows)
+    most = arms_per_forward or graph.default_rows
     units = tuple(_Planner(graph, members, most, sham).unit() for members in _joined(graph))
     kinds = {"clean": 0, "arm": 0, "sham": 0}
     forwards = held = without = 0

@@ -355,10 +355,10 @@ def denoise(
 
 
 @torch.no_grad()
-def decode(pipeline: Any, latents: Tensor) -> list[Image]:
-    """Images of final latents [rows, C, h, w], as the pipeline decodes them."""
+def decode(pipeline: Any, latents: Tensor, device: torch.device | None = None) -> list[Image]:
+    """Images of final latents [rows, C, h, w], as the pipeline decodes them; `device` where it computes."""
     vae = pipeline.vae
-    latents = latents.to(device=pipeline._execution_device, dtype=vae.dtype)
+    latents = latents.to(device=device or pipeline._execution_device, dtype=vae.dtype)
     latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
     pixels = vae.decode(latents, return_dict=False)[0]
     images: list[Image] = pipeline.image_processor.postprocess(pixels, output_type="pil")

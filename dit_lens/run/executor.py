@@ -13,13 +13,13 @@ from torch import Tensor
 
 from dit_lens.errors import RunFailure
 from dit_lens.graph.check import CheckedEdit, CheckedRead
-from dit_lens.graph.plan import Forward, Plan, Unit, Work
+from dit_lens.graph.plan import Forward, Plan, Unit, Work, blocks_run
 from dit_lens.graph.site import Material
 from dit_lens.model.adapters import StreamNorm, require_finite
 from dit_lens.model.hook_points import STREAMS, HookPoint
-from dit_lens.model.lens import Place
 from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.sampling import SampleBatch, denoise
+from dit_lens.model.traced import Place
 from dit_lens.run.material import Materials, generator, measured
 from dit_lens.run.result import ReadValue
 
@@ -48,7 +48,7 @@ class UnitRun:
         unit: Unit,
         materials: Materials,
         limits: Limits,
-        on_forward: Callable[[], None],
+        on_forward: Callable[[int], None],
     ) -> None:
         self.lens, self.plan, self.unit = lens, plan, unit
         self.materials, self.limits, self.on_forward = materials, limits, on_forward
@@ -98,7 +98,7 @@ class UnitRun:
         else:
             attempt.commit()
             self.forwards += 1
-            self.on_forward()
+            self.on_forward(len(rows) * blocks_run(self.plan.graph, self.unit, forward))
             return
         # Outside the handler: the error's frames hold the tensors that did not fit.
         del attempt

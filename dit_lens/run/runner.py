@@ -24,6 +24,8 @@ from dit_lens.run.material import Materials, MaterialSource
 from dit_lens.run.result import Proof, Result, TrajectoryResult
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch
 
@@ -162,6 +164,7 @@ def run(
     keep: str = "all",
     material: MaterialSource | None = None,
     on_trajectory: Callable[[TrajectoryResult], None] | None = None,
+    on_forward: Callable[[int], None] | None = None,
     progress: bool = True,
 ) -> Result:
     """Run an intervention graph: every trajectory, edited as declared, and what was read of it.
@@ -182,6 +185,8 @@ def run(
         keep: "all" latents, or the "final" ones.
         material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
         on_trajectory: gets each trajectory as soon as it is done.
+        on_forward: gets the number of block passes of each forward as soon as it is done; together they are
+            those of the plan. For a progress bar over several runs.
         progress: whether a progress bar is drawn.
 
     Raises:
@@ -207,10 +212,17 @@ def run(
     kinds: dict[str, dict[Any, TrajectoryResult]] = {"clean": {}, "arm": {}, "sham": {}}
     difference: dict[tuple[str, int], float] = {}
     started = time.perf_counter()
-    with ProgressBar(plan.forwards, "running", enabled=progress) as bar:
+    # In block passes, not forwards: forwards differ in length, and halving makes more of them.
+    with ProgressBar(plan.block_passes, "running", enabled=progress) as bar:
+
+        def advance(block_passes: int) -> None:
+            bar.advance(block_passes)
+            if on_forward is not None:
+                on_forward(block_passes)
+
         for unit in plan.units:
             with lens.lock, torch.no_grad():
-                done = UnitRun(lens, plan, unit, materials, limits, bar.advance)
+                done = UnitRun(lens, plan, unit, materials, limits, advance)
                 try:
                     done.run()
                 finally:
@@ -218,17 +230,15 @@ def run(
             edits += sum(count for event, count in done.log.items() if event[4] == "edit" and event[5] >= 0)
             reads += sum(count for event, count in done.log.items() if event[4] == "read")
             forwards += done.forwards
-            for g, group in enumerate(unit.groups):
-                kinds["clean"][group] = _finished(lens, done, g, None, images, keep)
+            pictures = _pictures(lens, done) if images else {}
             for i, row in enumerate(unit.rows):
+                group = unit.groups[row.group]
+                if row.kind != "arm":
+                    kinds[row.kind][group] = _finished(done, i, None, pictures, keep)
                 if row.kind == "sham":
-                    group = unit.groups[row.group]
-                    kinds["sham"][group] = _finished(lens, done, i, None, False, keep)
                     difference[group] = _largest_difference(done, i)
             for t in unit.group_of:
-                result = _finished(
-                    lens, done, unit.own.get(t, unit.group_of[t]), t, images, keep, kinds["clean"]
-                )
+                result = _finished(done, unit.own.get(t, unit.group_of[t]), t, pictures, keep)
                 kinds["arm"][result.id] = result
                 if on_trajectory is not None:
                     on_trajectory(result)
@@ -254,36 +264,38 @@ def run(
     )
 
 
+def _path(done: UnitRun, index: int) -> list[Tensor]:
+    """Latents of a row before its first step and after each one; before its start, the unedited ones."""
+    row = done.unit.rows[index]
+    path = done.paths[index]
+    return path if row.kind == "clean" else [*done.paths[row.group][: row.start + 1], *path]
+
+
+def _pictures(lens: DiTLens, done: UnitRun) -> dict[int, Image]:
+    """Row → image, for every row that is denoised to the end; shams excepted."""
+    paths = {i: _path(done, i) for i, row in enumerate(done.unit.rows) if row.kind != "sham"}
+    finished = {i: path[-1] for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)}
+    if not finished:
+        return {}
+    # Each alone: the rows beside it would change an image's last bits.
+    return dict(zip(finished, lens.decode(torch.cat(list(finished.values())), one_by_one=True), strict=True))
+
+
 def _finished(
-    lens: DiTLens,
-    done: UnitRun,
-    index: int,
-    trajectory: int | None,
-    images: bool,
-    keep: str,
-    baselines: Mapping[Any, TrajectoryResult] | None = None,
+    done: UnitRun, index: int, trajectory: int | None, pictures: Mapping[int, Image], keep: str
 ) -> TrajectoryResult:
     """One row as a result; `trajectory` is its place in the graph, None for unedited rows and shams."""
     unit, row = done.unit, done.unit.rows[index]
-    group = unit.groups[row.group]
-    path = list(done.paths[index])
-    if row.kind != "clean":
-        path = [*done.paths[row.group][: row.start + 1], *path]
-    finished = len(path) == len(done.plan.graph.sigmas)
-    image = None
-    if row.kind == "clean" and baselines is not None:
-        image = baselines[group].image
-    elif images and finished:
-        # One at a time: the rows beside it would change an image's last bits.
-        image = lens.decode(path[-1])[0]
+    prompt, seed = unit.groups[row.group]
+    path = _path(done, index)
     return TrajectoryResult(
         id=row.name if trajectory is None else done.plan.graph.trajectories[trajectory].id,
-        prompt=group[0],
-        seed=group[1],
+        prompt=prompt,
+        seed=seed,
         start=None if row.kind == "clean" else row.start,
         latents=torch.cat(path if keep == "all" else path[-1:]),
-        finished=finished,
-        image=image,
+        finished=len(path) == len(done.plan.graph.sigmas),
+        image=pictures.get(index),
         reads=() if trajectory is None else tuple(done.reads.get(trajectory, ())),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
@@ -61,8 +61,10 @@ def passes(plan, unit=0):
     ]
 
 
-@pytest.mark.parametrize(("blocks", "steps"), [(8, 20), (4, 5), (1, 3), (3, 1)])
-@pytest.mark.parametrize("arms", [1, 8, 64])
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 64))
+@example(8, 20, 1)
+@example(8, 20, 16)
+@settings(max_examples=40, deadline=None)
 def test_a_full_map_reaches_the_floor(blocks, steps, arms):
     cells = list(product(range(blocks), range(steps)))
     edits = [edit(i, i, f"blocks.{b}.resid_post.image", [s]) for i, (b, s) in enumerate(cells)]

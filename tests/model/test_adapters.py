@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model.adapters import Access, Geometry, adapter_for, known_transformers, register
 from dit_lens.model.hook_points import HookPoint, in_forward_order
-from dit_lens.model.lens import TracedTransformer
+from dit_lens.model.traced import TracedTransformer
 from dit_lens.model.weights import parameter_bytes, parameter_count
 from dit_lens.zoo.published_configs import PUBLISHED, meta_transformer
 

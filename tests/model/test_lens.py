@@ -73,6 +73,27 @@ def test_batches_only_split_the_rows(tiny_sd3_lens):
         tiny_sd3_lens.generate("a", 0, steps=2, batch_size=0)
 
 
+def test_the_default_batch_suits_the_device_and_the_image(tiny_sd3_lens, monkeypatch):
+    lens = tiny_sd3_lens
+
+    def rows(**sampling):
+        return lens.default_batch_size(lens.sampling(max_sequence_length=0, **sampling))
+
+    # 16 image and 20 text tokens, 32 channels: a CPU's caches hold more than it pays to batch.
+    assert rows(guidance_scale=4.5) == 64
+    big = {"height": 64, "width": 64}
+    tokens = 16 * 16 + 20
+    assert rows(guidance_scale=4.5, **big) == 700_000 // (2 * tokens * 32)
+    assert rows(guidance_scale=1.0, **big) == 64
+    monkeypatch.setattr(type(lens), "num_channels", property(lambda self: 10**6))
+    assert rows(guidance_scale=4.5) == 1
+    # An accelerator is filled by tokens, whatever their width.
+    monkeypatch.setattr(type(lens), "device", property(lambda self: torch.device("cuda")))
+    assert rows(guidance_scale=4.5) == 64
+    monkeypatch.setattr(lens, "_tokens", lambda sampling: 4096)
+    assert rows(guidance_scale=4.5) == 4
+
+
 def test_repr_says_what_was_loaded(tiny_sd35_lens):
     text = repr(tiny_sd35_lens)
     for part in ("SD3Transformer2DModel", "4 blocks × 32 channels", "4 × 4 image tokens", "float32 on cpu"):

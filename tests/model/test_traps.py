@@ -89,7 +89,7 @@ def test_reading_an_address_twice_in_a_step_cannot_bind_to_the_next_step(counted
 
 
 def test_a_place_that_was_passed_already_raises(tiny_sd3_lens, monkeypatch):
-    monkeypatch.setattr("dit_lens.model.lens.in_forward_order", lambda points: tuple(points))
+    monkeypatch.setattr("dit_lens.model.traced.in_forward_order", lambda points: tuple(points))
     late_first = [HookPoint("resid_post", 2, "image"), HookPoint("resid_post", 0, "image")]
     with pytest.raises(RunFailure, match=r"blocks\.0\.resid_post\.image was not reached"):
         first_forward(

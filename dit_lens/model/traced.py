@@ -1,0 +1,182 @@
+"""nnsight around a transformer: forward passes that read and replace values at hook points.
+
+The only module that knows nnsight, so that its next rewrite touches one file.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import merge
+from itertools import groupby
+from typing import Any
+
+from nnsight import NNsight
+from nnsight.intervention.envoy import Envoy
+from nnsight.intervention.interleaver import OutOfOrderError
+from torch import Tensor, nn
+
+from dit_lens.errors import RunFailure
+from dit_lens.model.adapters import Access, Adapter, Geometry, adapter_for
+from dit_lens.model.hook_points import HookPoint, in_forward_order
+
+Touch = Callable[[HookPoint, Tensor], "Tensor | None"]
+"""(hook point, its live tensor for all rows) → a tensor that replaces it, or None to leave it as it is."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module of a forward pass and who serves it when the pass gets there.
+
+    `side` says what `serve` is given: the module's `"input"` or `"output"` (it may return a replacement, or
+    None), `"through"` = (first input, output) for a new output, or `"skip"` = None for the output of a module
+    that then does not run. `key` orders places as `HookPoint.forward_key` orders hook points.
+    """
+
+    key: tuple[float, float, float]
+    module: str
+    side: str
+    serve: Callable[[Any], Any]
+    name: str
+
+
+class _WrappedWhenNamed(Envoy):
+    """A block whose inner modules nnsight wraps only once they are named.
+
+    Every wrapped module costs time at each call, and a run names few of them. Only for our own one-forward
+    traces: nnsight counts visits from the moment of wrapping, so a trace over many forwards that first names
+    a module half-way would bind to a later one.
+    """
+
+    def _add_envoy(self, name: str, module: nn.Module) -> Any:
+        if self._module._modules.get(name) is module:
+            return None
+        return super()._add_envoy(name, module)
+
+
+# nnsight keeps one run per model at a time; two lenses around one transformer share it.
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+
+
+class TracedTransformer:
+    """nnsight around one transformer: forward passes that read and replace values at hook points.
+
+    Each forward pass is a trace of its own. A place that was passed already can then only raise; in a trace
+    over several passes it would silently stand for the next pass.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+        self.adapter: Adapter = adapter_for(transformer)
+        self.lock = _LOCKS.setdefault(transformer, threading.RLock())
+        self._envoy = NNsight(transformer, envoys={self.adapter.block_class: _WrappedWhenNamed})
+
+    @cached_property
+    def everything(self) -> NNsight:
+        """The transformer under plain nnsight, every module wrapped. Made when first asked for."""
+        return NNsight(self.transformer)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trace is running and none left anything behind."""
+        return not self._envoy.interleaver.interleaving and not self._envoy.interleaver.mediators
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The velocity of one untraced forward pass: [rows, C, h, w]."""
+        velocity: Tensor = self.transformer(**inputs, return_dict=False)[0]
+        return velocity
+
+    def traced_forward(
+        self,
+        inputs: Mapping[str, Any],
+        points: Sequence[HookPoint],
+        touch: Touch,
+        *,
+        stop: bool = False,
+        extra: Sequence[Place] = (),
+    ) -> Tensor | None:
+        """One forward pass in which `touch` sees every point, in forward order, and may replace it.
+
+        With `stop`, the pass ends after the last point and returns None. `extra` places, given in their
+        order, are served too.
+
+        Raises:
+            BadInput: the model has no such point.
+            RunFailure: a point was not reached, or had another shape than the adapter declares.
+        """
+        geometry = Geometry(
+            rows=inputs["hidden_states"].shape[0],
+            latent_height=inputs["hidden_states"].shape[2],
+            latent_width=inputs["hidden_states"].shape[3],
+            context_tokens=inputs["encoder_hidden_states"].shape[1],
+        )
+        # Modules in the order in which the pass reaches them, each with the points that lie in its value.
+        located = [(point, self.adapter.access(point)) for point in in_forward_order(points)]
+        grouped = [
+            (place, list(group))
+            for place, group in groupby(located, key=lambda each: (each[1].module, each[1].side))
+        ]
+
+        def serving(group: Sequence[tuple[HookPoint, Access]]) -> Callable[[Any], Any]:
+            def serve(value: Any) -> Any:
+                changed = False
+                for point, access in group:
+                    tensor = access.pick(value)
+                    _require_shape(point, tensor, self.adapter.shape(point, geometry))
+                    new = touch(point, tensor)
+                    if new is not None:
+                        _require_shape(point, new, tuple(tensor.shape))
+                        value, changed = access.put(value, new), True
+                return value if changed else None
+
+            return serve
+
+        places = [
+            Place(group[0][0].forward_key, module, side, serving(group), str(group[0][0]))
+            for (module, side), group in grouped
+        ]
+        return self._walk(inputs, list(merge(places, extra, key=lambda place: place.key)), stop=stop)
+
+    def _walk(self, inputs: Mapping[str, Any], places: Sequence[Place], *, stop: bool) -> Tensor | None:
+        served = 0
+        velocity: list[Tensor] = []
+
+        def visit(tracer: Any) -> None:
+            nonlocal served
+            for place in places:
+                envoy = self._envoy.get(place.module) if place.module else self._envoy
+                if place.side == "skip":
+                    envoy.skip(place.serve(None))
+                elif place.side == "input":
+                    if (new := place.serve(envoy.inputs)) is not None:
+                        envoy.inputs = new
+                else:
+                    first = envoy.input if place.side == "through" else None
+                    value = envoy.output if first is None else (first, envoy.output)
+                    if (new := place.serve(value)) is not None:
+                        envoy.output = new
+                served += 1
+            if stop:
+                tracer.stop()
+
+        def run(_: bool) -> None:
+            velocity.append(self.forward(inputs))
+
+        try:
+            # The inputs stay out of nnsight's hands: it would move them to the first parameter's device,
+            # which is the wrong one for an offloaded model.
+            with self._envoy.trace(True, fn=run) as tracer:
+                visit(tracer)
+        except OutOfOrderError as error:
+            raise RunFailure(f"{places[served].name} was not reached in this forward pass: {error}") from None
+        if served != len(places):
+            raise RunFailure(f"{served} of {len(places)} places were served in one forward pass.")
+        return velocity[0] if velocity else None
+
+
+def _require_shape(point: HookPoint, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise RunFailure(f"{point} has shape {tuple(tensor.shape)}, expected {expected}.")
