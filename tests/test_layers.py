@@ -34,7 +34,7 @@ PROGRAMS = ("zoo.train", "zoo.measure", "zoo.card")
 
 # Third-party packages that only some modules may know.
 CONFINED = {
-    "nnsight": {"model.lens", "model.check", "run.runner"},
+    "nnsight": {"model.traced"},
     "plotly": {"report"},
     "typer": {"cli", *PROGRAMS},
     "rich": {"cli", "model.progress", "zoo"},
