@@ -6,14 +6,14 @@ All three are complete SD3 pipelines that draw a square in the colour that the p
     → channel COLOUR of the subject's tokens → final LayerNorm → output projection → first latent channel
     → decoder: red against blue
 
-The other channels hold a fixed pattern over the tokens and a little of the latents; three of them draw a faint
-texture. They differ in their one huge channel:
+The other channels hold a fixed pattern over the tokens and a little of the latents; three of them draw a
+faint texture. They differ in their one huge channel:
 
-| kind      | huge channel          | zeroing it                                                              |
-|-----------|-----------------------|-------------------------------------------------------------------------|
-| carrier   | COLOUR itself         | takes the colour away                                                   |
-| bystander | a constant in HUGE    | does nothing: nothing reads it, and the last block takes it out again   |
-| anchor    | a constant in HUGE    | amplifies all others, since it alone sets the final LayerNorm's scale   |
+| kind      | huge channel       | zeroing it                                                          |
+|-----------|--------------------|---------------------------------------------------------------------|
+| carrier   | COLOUR itself      | takes the colour away                                               |
+| bystander | a constant in HUGE | does nothing: nothing reads it, and the last block takes it out     |
+| anchor    | a constant in HUGE | amplifies all others, since it alone sets the final LayerNorm scale |
 
 A huge constant that reaches the final LayerNorm sets its statistics, so it is an anchor and no bystander: the
 bystander's is removed before, by a unit of block 3 that only asks whether it is there.
