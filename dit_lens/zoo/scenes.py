@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 
@@ -172,6 +172,57 @@ def sample_scenes(count: int, seed: int, *, held_out: bool | None = False) -> li
         if held_out is None or scene.held_out == held_out:
             scenes.append(scene)
     return scenes
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """Two scenes that differ in one attribute: an edit that carries it turns one into the other."""
+
+    source: Scene
+    target: Scene
+    attribute: str
+
+
+def counterfactuals(
+    count: int, seed: int, *, attributes: Sequence[str] = tuple(ATTRIBUTES), held_out: bool | None = True
+) -> tuple[Counterfactual, ...]:
+    """Draw pairs of scenes, without jitter, that differ in exactly one attribute, taken in turn.
+
+    No caption stands twice among all sources and targets, so that each names its partner. `held_out` is the
+    sources', as in `sample_scenes`; a target may be any combination.
+
+    Raises:
+        BadInput: no attribute, one that does not exist, or fewer pairs than were asked for.
+
+    >>> pair = counterfactuals(1, seed=0, attributes=["colour"])[0]
+    >>> pair.target == pair.source.with_(colour=pair.target.colour), pair.attribute
+    (True, 'colour')
+    """
+    for name in attributes:
+        if name not in ATTRIBUTES:
+            raise BadInput(
+                f"No attribute {name!r}; there are {', '.join(ATTRIBUTES)}.{did_you_mean(name, ATTRIBUTES)}"
+            )
+    if not attributes:
+        raise BadInput(
+            f"Pairs differ in an attribute, and none was named; there are {', '.join(ATTRIBUTES)}."
+        )
+    rng = np.random.default_rng(seed)
+    sources = [scene for scene in all_scenes() if held_out is None or scene.held_out == held_out]
+    pairs: list[Counterfactual] = []
+    seen: set[str] = set()
+    for i in rng.permutation(len(sources)):
+        if len(pairs) == count:
+            break
+        source, attribute = sources[i], attributes[len(pairs) % len(attributes)]
+        others = [value for value in ATTRIBUTES[attribute] if value != getattr(source, attribute)]
+        target = source.with_(**{attribute: others[rng.integers(len(others))]})
+        if not {source.caption, target.caption} & seen:
+            seen |= {source.caption, target.caption}
+            pairs.append(Counterfactual(source, target, attribute))
+    if len(pairs) < count:
+        raise BadInput(f"{count} pairs without a common caption were asked for; {len(pairs)} were found.")
+    return tuple(pairs)
 
 
 # ------------------------------------------------------------------ rendering

@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import dit_lens as dl
+from dit_lens.methods.measures import Measures
+from dit_lens.methods.questions import QUESTIONS, Setting
+from dit_lens.methods.questions.arm_sets import control_arms
+from dit_lens.methods.stats import compare, judge
+from dit_lens.methods.study import StudyResult, run_study
 from tests.planted import (
     COLOUR,
     HUGE,
@@ -18,13 +25,6 @@ from tests.planted import (
     redness_of_latents,
     redness_of_picture,
 )
-
-import dit_lens as dl
-from dit_lens.methods.measures import Measures
-from dit_lens.methods.questions import QUESTIONS, Setting
-from dit_lens.methods.questions.arm_sets import control_arms
-from dit_lens.methods.stats import compare, judge
-from dit_lens.methods.study import StudyResult, run_study
 
 pytestmark = pytest.mark.tiny
 
