@@ -131,14 +131,15 @@ class Request:
     @cached_property
     def _keys(self) -> dict[tuple[str, str, int], CellKey]:
         sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
+        model, dtype = self.lens.fingerprint, str(self.lens.dtype).removeprefix("torch.")
         keys = {}
         for arm in self.different:
             data, measured = arm.as_data(), self._material_of(arm)
             for prompt in self.prompts:
                 for seed in self.seeds:
                     keys[self._data[arm.name], prompt, seed] = CellKey(
-                        model=self.lens.fingerprint,
-                        dtype=str(self.lens.dtype).removeprefix("torch."),
+                        model=model,
+                        dtype=dtype,
                         sampling=sampling,
                         arm=data,
                         prompt=prompt,

@@ -224,7 +224,7 @@ def _journal(entry: Path) -> dict[str, str] | None:
 
 def _text(cell: Cell) -> str:
     body = cell.model_dump(mode="json")
-    return json.dumps({**body, "checksum": _digest(body)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**body, "checksum": _digest(body)}, ensure_ascii=False) + "\n"
 
 
 def _cell(text: str) -> Cell:

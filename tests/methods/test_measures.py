@@ -1,0 +1,190 @@
+"""What is measured of which arm, by which definition; and that the numbers are those of the metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dit_lens.errors import BadInput
+from dit_lens.graph.interventions import Patch, Zero
+from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
+from dit_lens.methods.attribute_scores import NearestRendering
+from dit_lens.methods.measures import (
+    ABSOLUTE,
+    AT_A_STEP,
+    AT_THE_END,
+    READ_OFF,
+    Measures,
+    default_measures,
+    needs_image,
+    rows_at_a_time,
+)
+from dit_lens.methods.metrics import METRICS, psnr, share_of_the_way, ssim
+from dit_lens.zoo.scenes import SEMANTIC, Scene, render
+
+pytestmark = pytest.mark.pure
+
+
+class Constant:
+    """A scorer that rates each picture by its mean, and remembers how it was asked."""
+
+    name = "alignment"
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def score(self, images, prompts):
+        self.asked.append((len(images), tuple(prompts)))
+        return [np.asarray(image).mean() / 255 for image in images]
+
+
+def everything():
+    return Measures((*AT_THE_END, *AT_A_STEP), reader=NearestRendering(), alignment=Constant())
+
+
+ZERO = ablation_arm("zero", "massive", [1], Zero())
+PATCH = ablation_arm("patch", "massive", [1], Patch(), donor=True)
+STEP = ablation_arm("step", "massive", [1], Zero(), step=1, readout="step")
+PATCH_STEP = ablation_arm("patch-step", "massive", [1], Patch(), donor=True, step=1, readout="step")
+
+
+def test_every_measurable_metric_is_described() -> None:
+    assert set(AT_THE_END) | set(AT_A_STEP) <= set(METRICS)
+    assert {f"attribute.{name}" for name in SEMANTIC} <= set(METRICS)
+
+
+def test_an_arm_has_the_metrics_of_its_readout_its_donor_and_its_edits() -> None:
+    measures = everything()
+    assert set(measures.of(ZERO)) == set(AT_THE_END) - {"toward_latent"}
+    assert set(measures.of(PATCH)) == set(AT_THE_END)
+    assert measures.of(STEP) == ("velocity",)
+    assert measures.of(PATCH_STEP) == ("velocity", "toward")
+    assert set(measures.of(CLEAN)) == set(ABSOLUTE)
+    assert measures.of(Arm("clean-at-a-step", "clean", (), step=1, readout="step")) == ()
+
+
+def test_metrics_keep_the_order_in_which_they_were_named() -> None:
+    measures = Measures(["psnr", "latent", "ssim"])
+    assert measures.of(ZERO) == ("psnr", "latent", "ssim")
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (lambda: Measures([]), "No metrics"),
+        (lambda: Measures(["pnsr"]), r"no 'pnsr'.*Did you mean 'psnr'"),
+        (lambda: Measures(["predicted_x0"]), "no 'predicted_x0'"),
+        (lambda: Measures(["psnr", "psnr"]), "names one twice"),
+        (lambda: Measures(["psnr", "detail"]), "detail: these attributes"),
+        (lambda: Measures(["alignment"]), "needs a CLIP"),
+    ],
+)
+def test_metrics_that_cannot_be_measured_are_refused(make_it, message) -> None:
+    with pytest.raises(BadInput, match=message):
+        make_it()
+
+
+def test_prompts_outside_the_world_are_refused_where_attributes_are_read_and_nowhere_else() -> None:
+    Measures(["psnr"]).require_prompts(["a cat"])
+    with pytest.raises(BadInput, match="'a cat' names no attribute"):
+        everything().require_prompts(["a red star", "a cat"])
+
+
+def test_definitions_name_the_rule_and_who_measured_it() -> None:
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    scorers = [Constant() for _ in range(3)]
+    for scorer, model in zip(scorers, (one, other, one), strict=True):
+        scorer.model = model
+    ids = [
+        Measures(["alignment"], alignment=scorer).definitions(["alignment"])["alignment"]
+        for scorer in scorers
+    ]
+    assert ids[0] == ids[2] != ids[1]
+    found = everything().definitions(("change_low", "semantics", "latent"))
+    assert found["change_low"] == "change_low/1 cutoff=0.125"
+    assert found["latent"] == "latent/1"
+    assert "NearestRendering" in found["semantics"]
+
+
+def test_numbers_are_those_of_the_metrics_row_by_row() -> None:
+    star = Scene("star", "red", "large", "on the left", "white", "plain")
+    pictures = [
+        Image.fromarray((render(scene) * 255).round().astype(np.uint8))
+        for scene in (star, Scene("star", "blue", "large", "on the left", "white", "striped"))
+    ]
+    prompts = [star.caption] * 2
+    dice = torch.Generator().manual_seed(0)
+    latents, clean = torch.randn(2, 3, 4, 4, generator=dice), torch.randn(1, 3, 4, 4, generator=dice)
+    measures = everything()
+    found = measures.final(
+        AT_THE_END,
+        prompts,
+        latents=latents,
+        clean=clean.expand(2, 3, 4, 4),
+        donor=latents[1:],
+        images=pictures,
+        clean_images=[pictures[0]] * 2,
+    )
+    assert set(found) == set(AT_THE_END)
+    away = (latents - clean).double().flatten(1).norm(dim=1) / clean.double().norm()
+    np.testing.assert_allclose(found["latent"], away.numpy())
+    np.testing.assert_allclose(found["psnr"], psnr(pictures, [pictures[0]] * 2))
+    np.testing.assert_allclose(found["ssim"], ssim(pictures, [pictures[0]] * 2))
+    assert found["semantics"].tolist() == [1.0, 0.8]
+    assert found["attribute.colour"].tolist() == [1.0, 0.0]
+    assert found["detail"].tolist() == [1.0, 0.0]
+    assert found["toward_latent"][1] == pytest.approx(1.0)
+    assert found["alignment"].tolist() == [np.asarray(p).mean() / 255 for p in pictures]
+    assert measures.alignment.asked == [(2, tuple(prompts))]
+
+
+def test_a_step_compares_velocities_and_pictures_are_not_asked_for() -> None:
+    clean = torch.ones(1, 2, 3, 3)
+    found = everything().step(["velocity", "toward"], velocity=clean * 1.5, clean=clean, donor=clean * 3)
+    assert found["velocity"].tolist() == [0.5]
+    assert found["toward"].tolist() == [0.25]
+    assert set(everything().step(["velocity"], velocity=clean, clean=clean, donor=None)) == {"velocity"}
+    blind = Measures(["latent"]).final(
+        ["latent"], ["a"], latents=clean, clean=clean, donor=None, images=None, clean_images=None
+    )
+    assert blind["latent"].tolist() == [0.0]
+    assert not any(map(needs_image, ("latent", "velocity", "toward", "toward_latent")))
+
+
+def test_the_share_of_the_way_is_a_projection() -> None:
+    start, end = np.zeros((1, 2)), np.array([[2.0, 0.0]])
+    edited = np.array([[2.0, 0.0], [0.0, 7.0], [1.0, -3.0], [-2.0, 0.0]])
+    assert share_of_the_way(edited, start, end).tolist() == [1.0, 0.0, 0.5, -1.0]
+    assert np.isnan(share_of_the_way(edited, start, start)).all()
+    with pytest.raises(BadInput, match="donor"):
+        share_of_the_way(edited, start, end[:, :1])
+
+
+def test_large_pictures_are_measured_a_few_at_a_time() -> None:
+    assert rows_at_a_time(48, 48) > 1000
+    assert rows_at_a_time(1024, 1024) == 4
+    assert rows_at_a_time(10**5, 10**5) == 1
+
+
+@pytest.mark.tiny
+def test_on_a_model_outside_the_world_attributes_and_alignment_are_left_out(tiny_sd3_lens) -> None:
+    names = default_measures(tiny_sd3_lens).names
+    assert not set(names) & {*READ_OFF, "alignment"}
+    assert {"latent", "velocity", "ssim", "toward"} <= set(names)
+    assert "alignment" in default_measures(tiny_sd3_lens, clip=Constant()).names
+    with pytest.raises(BadInput, match="embedded model only"):
+        default_measures(tiny_sd3_lens, ["semantics"])
+    with pytest.raises(BadInput, match="needs a CLIP"):
+        default_measures(tiny_sd3_lens, ["alignment"])
+
+
+@pytest.mark.embedded
+def test_on_the_embedded_model_everything_is_measured(embedded_lens) -> None:
+    measures = default_measures(embedded_lens)
+    assert set(measures.names) == set(AT_THE_END) | set(AT_A_STEP)
+    definitions = measures.definitions(measures.names)
+    assert definitions == default_measures(embedded_lens).definitions(measures.names)
+    assert definitions["alignment"] != definitions["semantics"]
+    assert default_measures(embedded_lens, ["ssim", "latent"]).reader is None
