@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dit_lens.analysis_effects import EffectStudies
 from dit_lens.analysis_files import read_spec
 from dit_lens.analysis_plan import Plan, make_plan
 from dit_lens.analysis_spec import AnalysisSpec
@@ -90,15 +91,13 @@ def write_report(run_dir: str | Path) -> Path:
 
     Needs neither the model nor torch. Raises `BadInput` for what is no run folder.
     """
-    from dit_lens.report.channel_sections import CHANNEL_SECTIONS
-    from dit_lens.report.page import build_report
+    from dit_lens.report.page import SECTIONS, build_report
 
     folder = RunFolder.read(run_dir)
-    asked = _sections_of(folder)
-    always = {"channel_set", "images"}
-    return build_report(
-        folder.path, [build for build in CHANNEL_SECTIONS if build.__name__ in asked | always]
-    )
+    asked = _sections_of(folder) | {"channel_set", "images"}
+    if folder.results_path.exists():
+        asked |= {"gallery", "verdict_rule"}
+    return build_report(folder.path, [build for build in SECTIONS if build.__name__ in asked])
 
 
 def spec_text(spec: AnalysisSpec) -> str:
@@ -150,6 +149,7 @@ class _Run:
             self._tables(stats, massive)
             self._token_maps(massive)
             self._images()
+            self._effects(stats, massive)
         except BaseException as error:
             why = (
                 "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
@@ -171,7 +171,7 @@ class _Run:
             fingerprint=lens.fingerprint,
             device=str(lens.device),
             dtype=str(lens.dtype).removeprefix("torch."),
-            prompts=spec.prompts,
+            prompts=self.plan.prompts,
             seeds=spec.seeds,
             sampling=asdict(self.plan.sampling),
         )
@@ -207,7 +207,7 @@ class _Run:
         with self._timed("discovery"):
             stats = discover(
                 self.lens,
-                self.spec.prompts,
+                self.plan.prompts,
                 self.spec.seeds,
                 sampling=self.plan.sampling,
                 batch_size=self.plan.batch_size,
@@ -276,3 +276,14 @@ class _Run:
             for index, (prompt, image) in enumerate(zip(prompts, trajectory.images, strict=True)):
                 self.folder.write_image(f"sample-{index:02d}-seed-{seed}", image, prompt=prompt, seed=seed)
         self.say(f"Images: {len(prompts)}, in {self.timings['images']:.0f} s.")
+
+    def _effects(self, stats: ChannelStatistics, massive: ChannelSet) -> None:
+        if not self.spec.effect_sections:
+            return
+        if massive.is_empty:
+            self.say("Effects: no channel passes the rule, so there is nothing to edit.")
+            return
+        with self._timed("effects"):
+            studies = EffectStudies.of(self.spec, self.lens, self.plan.sampling, massive, stats)
+            studies.run(self.folder, progress=self.progress, say=self.say)
+        self.say(f"Effects: done in {self.timings['effects']:.0f} s.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from dit_lens.analysis_effects import EffectStudies, Study, naming, split
 from dit_lens.errors import BadInput
+from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
 
 if TYPE_CHECKING:
     from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.methods.study import StudyPlan
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch, Sampling
 
@@ -24,7 +25,11 @@ _VECTORS = {"resid_post": 13, "attn_out": 2, "attn2_out": 2, "mlp_out": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """What an analysis will do on a model, and what that costs. `str()` of it is for a reader."""
+    """What an analysis will do on a model, and what that costs. `str()` of it is for a reader.
+
+    `prompts` choose the channels. `effects` are the studies of edited runs; they are priced for channels that
+    stand in for those that discovery will choose.
+    """
 
     spec: AnalysisSpec
     model: str
@@ -38,16 +43,27 @@ class Plan:
     rows_per_forward: int
     tokens: int
     statistics_bytes: int
+    prompts: tuple[str, ...]
+    effects: tuple[tuple[Study, StudyPlan], ...] = ()
 
     @property
     def samples(self) -> int:
         """Images that discovery samples: prompts × seeds."""
-        return len(self.spec.prompts) * len(self.spec.seeds)
+        return len(self.prompts) * len(self.spec.seeds)
 
     @property
     def shown_prompts(self) -> tuple[str, ...]:
         """Prompts whose image and token maps the report shows."""
-        return self.spec.prompts[: self.spec.samples.count]
+        return self.prompts[: self.spec.samples.count]
+
+    def minutes(self, lens: DiTLens) -> float:
+        """Minutes that all forwards will take on this machine, measured on a few denoising steps."""
+        from dit_lens.run.estimate import step_seconds
+
+        rows = min(self.batch_size, self.samples)
+        each = step_seconds(lens, self.prompts[0], self.spec.seeds[0], self.sampling, rows)
+        own = (self.forwards + self.sample_forwards) * each / 60
+        return own + sum(plan.minutes(lens) for _, plan in self.effects)
 
     def as_data(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -56,7 +72,7 @@ class Plan:
             "hash": self.spec.hash,
             "model": self.model,
             "fingerprint": self.fingerprint,
-            "prompts": len(self.spec.prompts),
+            "prompts": len(self.prompts),
             "seeds": list(self.spec.seeds),
             "sampling": asdict(self.sampling),
             "samples": self.samples,
@@ -65,12 +81,16 @@ class Plan:
             "tokens_per_row": self.tokens,
             "forwards": {"discovery": self.forwards, "samples": self.sample_forwards},
             "statistics_bytes": self.statistics_bytes,
+            "effects": {
+                study.name: {"prompts": len(study.prompts), "seeds": list(study.seeds), **plan.as_data()}
+                for study, plan in self.effects
+            },
             "sections": list(self.spec.sections),
         }
 
     def __str__(self) -> str:
         sampling = self.sampling
-        asked = f"{len(self.spec.prompts)} prompts × {len(self.spec.seeds)} seeds"
+        asked = f"{len(self.prompts)} prompts × {len(self.spec.seeds)} seeds"
         rows = f"{self.rows_per_forward} rows{' (both branches)' if sampling.guided else ''}"
         return "\n".join(
             [
@@ -79,9 +99,20 @@ class Plan:
                 f"{sampling.height} × {sampling.width} px, {self.tokens} image tokens",
                 f"  discovery   {asked} = {self.samples} samples: {self.forwards} forwards of {rows}",
                 f"  images      {len(self.shown_prompts)} with token maps: {self.sample_forwards} forwards",
-                f"  statistics  about {_bytes(self.statistics_bytes)}, whatever the number of samples",
+                f"  statistics  {readable_bytes(self.statistics_bytes)}, whatever the number of samples",
+                *(_effects_line(study, plan) for study, plan in self.effects),
             ]
         )
+
+
+def _effects_line(study: Study, plan: StudyPlan) -> str:
+    arms = plan.cells // (len(study.prompts) * len(study.seeds))
+    share = plan.block_passes / max(plan.passes_without_reuse, 1)
+    return (
+        f"  {study.name:<11} {arms} arms on {len(study.prompts)} prompts × {len(study.seeds)} seeds: "
+        f"{plan.forwards} forwards of at most {plan.arms_per_forward} arms, {plan.block_passes} block passes "
+        f"({share:.2f} of those without reuse), {readable_bytes(plan.held_bytes)} held"
+    )
 
 
 def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
@@ -92,7 +123,7 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
     """
     from dit_lens.model.sampling import default_batch_size
 
-    with _naming("sampling"):
+    with naming("sampling"):
         sampling = lens.sampling(**spec.sampling.given())
         # One prompt's start shows whether model, scheduler and size go together, and holds the noise levels.
         start = lens.prepare_rows(spec.prompts[:1], spec.seeds[:1], sampling)
@@ -100,8 +131,9 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
     _check_channels(spec, lens, start)
     sample_steps, sample_blocks = _check_samples(spec, lens, start)
     batch = spec.batch_size or default_batch_size(ROWS, rows * columns)
-    samples = len(spec.prompts) * len(spec.seeds)
-    shown = min(spec.samples.count, len(spec.prompts))
+    prompts, _ = split(spec)
+    samples = len(prompts) * len(spec.seeds)
+    shown = min(spec.samples.count, len(prompts))
     per_image = sampling.steps + (sample_steps[-1] + 1 if sample_steps else 0)
     return Plan(
         spec=spec,
@@ -116,7 +148,21 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
         rows_per_forward=min(batch, samples) * len(sampling.branches),
         tokens=rows * columns,
         statistics_bytes=_statistics_bytes(lens, sampling),
+        prompts=prompts,
+        effects=_effects(spec, lens, sampling, start) if spec.effect_sections else (),
     )
+
+
+def _effects(
+    spec: AnalysisSpec, lens: DiTLens, sampling: Sampling, start: SampleBatch
+) -> tuple[tuple[Study, StudyPlan], ...]:
+    """The studies, declared for channels that stand in for those that discovery will choose."""
+    from dit_lens.methods.placeholder_statistics import placeholder_statistics
+
+    stats = placeholder_statistics(lens, sampling, start.sigmas)
+    # A ratio or rule may choose any number of channels; how many are edited costs nothing.
+    massive = stats.select(top_k=spec.channels.selection.get("top_k", 4), stream=spec.channels.stream)
+    return EffectStudies.of(spec, lens, sampling, massive, stats).plans()
 
 
 def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> None:
@@ -134,7 +180,7 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
             f"{sampling.guidance_scale:g}; there is {', '.join(sampling.branches)}. "
             f"Raise sampling.guidance_scale above 1, or use branch: cond."
         )
-    with _naming("channels.steps"):
+    with naming("channels.steps"):
         _steps(channels.steps, start)
 
 
@@ -149,9 +195,9 @@ def _check_samples(
             f"sections: token_maps shows channels over the image, and channels.stream is "
             f"{spec.channels.stream!r}, whose tokens are words. Remove token_maps, or use stream: image."
         )
-    with _naming("samples.steps"):
+    with naming("samples.steps"):
         steps = _steps(spec.samples.steps, start)
-    with _naming("samples.blocks"):
+    with naming("samples.blocks"):
         blocks = parse_blocks(spec.samples.blocks, lens.num_blocks)
     return steps, blocks
 
@@ -170,22 +216,3 @@ def _vectors(point: HookPoint) -> int:
     if point.component.startswith("adaln."):
         return 1
     return _VECTORS.get(point.component, 0)
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Begin the message of a bad value with its place in the spec."""
-    try:
-        yield
-    except BadInput as error:
-        text = str(error)
-        raise BadInput(text if text.startswith(key) else f"{key}: {text}") from None
-
-
-def _bytes(number: int) -> str:
-    value = float(number)
-    for unit in ("bytes", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ def placeholder_statistics(lens: DiTLens, sampling: Sampling, sigmas: np.ndarray
     """
     points = [point for point in lens.hook_points if point.component == "resid_post"]
     streams = list(dict.fromkeys(str(point.stream) for point in points))
-    axes = {
+    axes: dict[str, list[Any]] = {
         "step": list(range(sampling.steps)),
         "branch": list(sampling.branches),
         "block": list(range(lens.num_blocks)),

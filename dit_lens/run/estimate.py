@@ -15,6 +15,7 @@ from dit_lens.model.sampling import denoise
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
 
 
 def seconds(lens: DiTLens, plan: Plan) -> float:
@@ -35,15 +36,21 @@ def seconds(lens: DiTLens, plan: Plan) -> float:
     if not sizes:
         return 0.0
     most = max(rows for rows, _ in sizes)
-    one = _one_step(lens, plan, 1)
-    slope = (_one_step(lens, plan, most) - one) / (most - 1) if most > 1 else 0.0
+    prompt, seed = plan.units[0].groups[0]
+    one = step_seconds(lens, prompt, seed, plan.graph.sampling, 1)
+    slope = 0.0
+    if most > 1:
+        slope = (step_seconds(lens, prompt, seed, plan.graph.sampling, most) - one) / (most - 1)
     return sum((one + max(slope, 0.0) * (rows - 1)) * share for rows, share in sizes)
 
 
-def _one_step(lens: DiTLens, plan: Plan, rows: int) -> float:
-    """The quicker of two runs of the first step: the first one warms up."""
-    prompt, seed = plan.units[0].groups[0]
-    batch = lens.prepare_rows([prompt] * rows, [seed] * rows, plan.graph.sampling)
+def step_seconds(lens: DiTLens, prompt: str, seed: int, sampling: Sampling, rows: int) -> float:
+    """Seconds of one denoising step of equal rows: the quicker of two, since the first one warms up.
+
+    Raises:
+        RunFailure: memory does not suffice for so many rows.
+    """
+    batch = lens.prepare_rows([prompt] * rows, [seed] * rows, sampling)
     taken = []
 
     def forward(step: int, inputs: Mapping[str, Any]) -> Tensor | None:

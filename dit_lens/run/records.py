@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 
 SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
 TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
-RESULTS, CELLS = "results.json", "cells"
+RESULTS, CELLS = "results.json", ("cells", "journal")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -191,7 +191,8 @@ class RunFolder:
         """Remove an earlier run's files, and only those: a reader's own notes in the folder stay."""
         for name in (RECORD, CHANNELS, RESULTS, REPORT):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / CELLS, ignore_errors=True)
+        for name in CELLS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for stale in (*self.path.glob(f"{TABLES}/*.parquet"), *self.path.glob(f"{IMAGES}/*.png")):
             stale.unlink()
         (self.path / IMAGES / IMAGE_INDEX).unlink(missing_ok=True)
@@ -272,11 +273,6 @@ class RunFolder:
     def results_path(self) -> Path:
         """Where the verdicts lie, or would."""
         return self.path / RESULTS
-
-    @property
-    def cells_path(self) -> Path:
-        """Where the measured cells of edited runs lie, or would."""
-        return self.path / CELLS
 
     # -- images
     def write_image(

@@ -1,0 +1,263 @@
+"""The effect questions of an analysis: their arms, the runs behind them, their tables and verdicts.
+
+Questions that judge on the same prompts share one study, so that an arm which several of them need runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.methods.answers import Answer
+    from dit_lens.methods.arms import Arm
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.methods.measures import Measures
+    from dit_lens.methods.questions import Setting
+    from dit_lens.methods.study import StudyPlan, StudyResult
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+    from dit_lens.run.records import RunFolder
+
+MAPS = ("step_map", "final_map")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Questions that judge on the same prompts; `donors` maps a prompt to the one its edits draw on."""
+
+    name: str
+    questions: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    donors: Mapping[str, str] | None = None
+
+
+def split(spec: AnalysisSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(prompts that choose the channels, prompts that judge the effects); without effects all choose."""
+    if not spec.effect_sections:
+        return spec.prompts, ()
+    chosen, judged = spec.prompts, spec.effects.prompts
+    if judged is None:
+        from dit_lens.methods.stats import split_prompts
+
+        halves = split_prompts(spec.prompts)
+        chosen, judged = halves.calibration, halves.held_out
+    return chosen, judged[: spec.effects.limit]
+
+
+def studies(spec: AnalysisSpec) -> tuple[Study, ...]:
+    """The studies of a spec, in the order in which they run."""
+    effects, asked = spec.effects, spec.effect_sections
+    seeds = effects.seeds or spec.seeds[:1]
+    _, judged = split(spec)
+    ablations = tuple(each for each in asked if each not in (*MAPS, "patch_map"))
+    maps = tuple(each for each in asked if each in MAPS)
+    found = []
+    if ablations:
+        found.append(Study("ablations", ablations, judged, seeds))
+    if maps:
+        found.append(Study("maps", maps, judged[: effects.maps.prompts], seeds))
+    if "patch_map" in asked:
+        pairs = (effects.pairs or ())[: effects.maps.prompts]
+        # Each prompt of a pair is the other's donor: one way shows where the channels suffice, the other
+        # where they are needed.
+        donors = {target: source for source, target in pairs} | dict(pairs)
+        found.append(Study("pairs", ("patch_map",), tuple(donors), seeds, donors))
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class EffectStudies:
+    """The studies of a spec on a model, with arms for one channel set: to be planned, or to be run."""
+
+    spec: AnalysisSpec
+    lens: DiTLens
+    sampling: Sampling
+    setting: Setting
+    measures: Measures
+
+    @classmethod
+    def of(
+        cls,
+        spec: AnalysisSpec,
+        lens: DiTLens,
+        sampling: Sampling,
+        massive: ChannelSet,
+        stats: ChannelStatistics,
+    ) -> EffectStudies:
+        """Declare everything.
+
+        Raises:
+            BadInput: naming the key under `effects` that does not fit.
+        """
+        from dit_lens.methods.measures import default_measures
+        from dit_lens.methods.questions import Setting
+
+        effects = spec.effects
+        with naming("effects.metrics"):
+            measures = default_measures(lens, effects.metrics, clip=effects.alignment)
+        setting = Setting(
+            massive=massive,
+            stats=stats,
+            num_blocks=lens.num_blocks,
+            num_steps=sampling.steps,
+            stream=spec.channels.stream,
+            op=effects.op,
+            steps=effects.steps,
+            branch=effects.branch,
+            controls={str(kind): draws for kind, draws in effects.controls.items()},
+            doses=effects.doses,
+            seed=effects.draw_seed,
+        )
+        return cls(spec, lens, sampling, setting, measures)
+
+    def arms(self, study: Study) -> tuple[Arm, ...]:
+        """The arms of all questions of a study, each once."""
+        from dit_lens.methods.questions import QUESTIONS
+
+        found: dict[str, Arm] = {}
+        for name in study.questions:
+            with naming(f"effects: {name}"):
+                for arm in QUESTIONS[name].arms(self.setting):
+                    assert found.setdefault(arm.name, arm) == arm, f"two arms are called {arm.name}"
+        return tuple(found.values())
+
+    def plans(self) -> tuple[tuple[Study, StudyPlan], ...]:
+        """Check every study against the model and price it; the transformer does not run."""
+        from dit_lens.methods.study import plan_study
+
+        planned = []
+        for study in studies(self.spec):
+            with naming("effects"):
+                plan = plan_study(self.lens, self.arms(study), study.prompts, study.seeds, **self._how(study))
+            planned.append((study, plan))
+        return tuple(planned)
+
+    def run(self, folder: RunFolder, *, progress: bool, say: Say) -> None:
+        """Run what the folder does not hold yet; write effects, tables, pictures and verdicts.
+
+        Raises:
+            RunFailure: as `run_study`; what was finished is kept.
+        """
+        import pandas as pd
+
+        from dit_lens.methods.answers import Results
+        from dit_lens.methods.arms import arms_table
+        from dit_lens.methods.study import run_study
+        from dit_lens.run.cells import CellStore
+
+        store = CellStore(folder.path)
+        gallery = Gallery(folder, split(self.spec)[1][: self.spec.effects.gallery])
+        done: list[tuple[Study, StudyResult]] = []
+        answers: list[Answer] = []
+        for study in studies(self.spec):
+            arms = self.arms(study)
+            say(f"Effects, {study.name}: {len(arms)} arms on {len(study.prompts)} prompts.")
+            pictured = study.name == "ablations"
+            result = run_study(
+                self.lens,
+                arms,
+                study.prompts,
+                study.seeds,
+                store=store,
+                on_image=gallery.keep if pictured else None,
+                images=gallery.wants if pictured else None,
+                progress=progress,
+                say=say,
+                **self._how(study),
+            )
+            done.append((study, result))
+            answers += self._answered(study, result, folder)
+        folder.write_table(
+            "effects", pd.concat([result.effects.assign(study=study.name) for study, result in done])
+        )
+        folder.write_table(
+            "arms", pd.concat([arms_table(result.arms).assign(study=study.name) for study, result in done])
+        )
+        folder.write_table(
+            "sham", pd.concat([result.sham.assign(study=study.name) for study, result in done])
+        )
+        shams = [result.sham["max_abs_difference"].max() for _, result in done if len(result.sham)]
+        Results(
+            model=self.lens.name,
+            fingerprint=self.lens.fingerprint,
+            dtype=str(self.lens.dtype).removeprefix("torch."),
+            prompts=len(split(self.spec)[1]),
+            seeds=studies(self.spec)[0].seeds,
+            sham_difference=float(max(shams)) if shams else None,
+            answers=tuple(answers),
+        ).save(folder.results_path)
+
+    def _answered(self, study: Study, result: StudyResult, folder: RunFolder) -> Iterator[Answer]:
+        from dit_lens.methods.questions import QUESTIONS
+
+        for name in study.questions:
+            answered = QUESTIONS[name].answer(result.effects, result.arms, metrics=self.measures.names)
+            for table, frame in answered.tables.items():
+                folder.write_table(table, frame)
+            yield from answered.answers
+
+    def _how(self, study: Study) -> dict[str, Any]:
+        from dit_lens.methods.dataset_means import dataset_means
+
+        return {
+            "measures": self.measures,
+            "sampling": self.sampling,
+            "donors": study.donors,
+            "material": dataset_means(self.setting.stats),
+            "arms_per_forward": self.spec.effects.arms_per_forward,
+        }
+
+
+class Gallery:
+    """Pictures of every arm for a few prompts, kept in the run folder as they are made."""
+
+    KIND = "arm"
+
+    def __init__(self, folder: RunFolder, prompts: tuple[str, ...]) -> None:
+        self.folder, self.prompts = folder, prompts
+        self.there = {
+            (entry.caption, entry.prompt, entry.seed) for entry in folder.images() if entry.kind == self.KIND
+        }
+
+    def wants(self, arm: Arm, prompt: str, seed: int) -> bool:
+        """Whether this picture belongs to the gallery and is not there yet."""
+        return (
+            prompt in self.prompts
+            and arm.readout == "final"
+            and arm.protocol != "single_cell"
+            and (arm.name, prompt, seed) not in self.there
+        )
+
+    def keep(self, arm: Arm, prompt: str, seed: int, image: Image) -> None:
+        """Write one picture."""
+        number = self.prompts.index(prompt)
+        self.folder.write_image(
+            f"arm-{number:02d}-seed-{seed}-{arm.name}",
+            image,
+            prompt=prompt,
+            seed=seed,
+            caption=arm.name,
+            kind=self.KIND,
+        )
+        self.there.add((arm.name, prompt, seed))
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Begin the message of a bad value with its place in the spec."""
+    try:
+        yield
+    except BadInput as error:
+        text = str(error)
+        raise BadInput(text if text.startswith(key) else f"{key}: {text}") from None
