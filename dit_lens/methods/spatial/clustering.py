@@ -156,7 +156,7 @@ def segmentation(
             "cluster. Take other channels, another block, or a later step."
         )
     scaled = normalised(tokens[:, varies], how.normalise)
-    different = len(np.unique(scaled, axis=0))
+    different = _different(scaled, how.clusters)
     if different < how.clusters:
         if nothing == "empty":
             return none_found(f"only {different} different tokens")
@@ -190,6 +190,17 @@ def normalised(tokens: Values, how: str) -> Values:
     if how == "zscore":
         return (tokens - tokens.mean(axis=0)) / tokens.std(axis=0)
     return tokens
+
+
+def _different(scaled: Values, enough: int) -> int:
+    """How many different tokens there are, counted up to `enough`."""
+    seen: set[bytes] = set()
+    for token in scaled:
+        # −0 and 0 are one number and two patterns of bits.
+        seen.add((token + 0.0).tobytes())
+        if len(seen) == enough:
+            break
+    return len(seen)
 
 
 def _labels(scaled: Values, how: Clustering) -> npt.NDArray[np.int64]:
