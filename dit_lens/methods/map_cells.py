@@ -110,8 +110,8 @@ def read_cells(
             f"{abs(missing)} of the map's {len(draws)} × {len(blocks)} × {len(steps)} arms (draws, blocks, "
             f"steps) are {'missing' if missing > 0 else 'there twice'}. Give one map's arms at a time."
         )
-    known_prompts = tuple(dict.fromkeys(rows["prompt"]))
-    known_seeds = tuple(dict.fromkeys(rows["seed"]))
+    # Sorted, so that the order of the table's rows cannot move a resampled number.
+    known_prompts, known_seeds = (tuple(sorted(set(rows[name]))) for name in ("prompt", "seed"))
     grid = np.full((len(draws), len(known_prompts), len(known_seeds), len(blocks), len(steps)), np.nan)
     index = [{value: i for i, value in enumerate(axis)} for axis in (draws, known_prompts, known_seeds)]
     block_at = {block: i for i, block in enumerate(blocks)}

@@ -217,7 +217,7 @@ def effect_map(
     ...                       steps="::4")                                             # doctest: +SKIP
     >>> found.to_frame().query("p_adjusted < 0.05")                                    # doctest: +SKIP
     """
-    from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.measures import WITH_A_DONOR, default_measures
     from dit_lens.methods.study import run_study
     from dit_lens.model.sampling import rows_of
 
@@ -249,9 +249,9 @@ def effect_map(
     )
     measures = default_measures(lens, [metric])
     if not measures.of(arms[0]):
+        alone = " without donors" if metric in WITH_A_DONOR and not drawing else ""
         raise BadInput(
-            f"The metric {metric!r} is not one of the readout {readout!r}"
-            f"{'' if drawing else ' without donors'}; try {DEFAULT_METRIC[readout, drawing]!r}."
+            f"The readout {readout!r} has no {metric!r}{alone}; try {DEFAULT_METRIC[readout, drawing]!r}."
         )
     done = run_study(
         lens,
