@@ -109,7 +109,7 @@ def answer(
             "arm": edit,
             "label": LABELS[edit],
             **measured.level(metric, contrast).columns(),
-            "clean_mean": measured.clean(metric).mean,
+            "clean_mean": measured.clean(metric),
         }
         for metric in metrics
         for edit, contrast in edits.items()
@@ -149,7 +149,7 @@ def _both(
     effect = measured.effect(metric, edits[MEAN_ONLY], edits[RESIDUAL_ONLY], control_name=RESIDUAL_ONLY)
     leans = (effect.estimate or 0.0) * (1 if side == "greater" else -1) >= 0
     shown = {"unedited": measured.clean(metric)}
-    shown |= {LABELS[edit]: measured.level(metric, contrast) for edit, contrast in edits.items()}
+    shown |= {LABELS[edit]: measured.mean(metric, contrast) for edit, contrast in edits.items()}
     found = []
     for part, claim, direction, ahead in (
         ("carrier", _CARRIER, side, leans),

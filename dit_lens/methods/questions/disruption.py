@@ -66,17 +66,17 @@ def answer(
         found = against(measured, metric, massive, controls)
         for kind, effect in found.items():
             beside = [mean_of(controls[kind])]
-            treated = measured.level(metric, only(massive), beside=beside)
-            others = measured.level(metric, beside[0], beside=[only(massive)])
+            treated = measured.mean(metric, only(massive), beside=beside)
+            others = measured.mean(metric, beside[0], beside=[only(massive)])
             rank_p, _ = measured.rank(metric, massive, controls[kind], side)
             rows.append(
                 {
                     "metric": metric,
                     "control": kind,
                     "draws": len(controls[kind]),
-                    "treatment_mean": treated.mean,
-                    "control_mean": others.mean,
-                    "clean_mean": measured.clean(metric).mean,
+                    "treatment_mean": treated,
+                    "control_mean": others,
+                    "clean_mean": measured.clean(metric),
                     "estimate": effect.estimate,
                     "ci_low": effect.ci_low,
                     "ci_high": effect.ci_high,
@@ -89,7 +89,7 @@ def answer(
                 }
             )
         if metric in judged:
-            shown = {"unedited": measured.clean(metric), "massive": measured.level(metric, only(massive))}
+            shown = {"unedited": measured.clean(metric), "massive": measured.mean(metric, only(massive))}
             answers[metric] = joint_answer(
                 list(found.values()),
                 name=f"disruption.{metric}",

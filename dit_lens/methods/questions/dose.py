@@ -103,7 +103,7 @@ def _slope(measured: Measured, metric: str, by_family: Doses, primary: bool, not
     shown = {"unedited": measured.clean(metric)}
     for family, doses in by_family.items():
         called = MASSIVE if family == MASSIVE else control_words(family)
-        shown |= {f"{called} k = {k}": measured.level(metric, only(doses[k])) for k in (fewest, most)}
+        shown |= {f"{called} k = {k}": measured.mean(metric, only(doses[k])) for k in (fewest, most)}
     return joint_answer(
         _against(measured, metric, slopes, "slope per doubling"),
         name=f"dose.slope.{metric}",

@@ -43,8 +43,41 @@ class Level:
         return {mean: self.mean, low: self.low, high: self.high, "n": self.n}
 
 
+@dataclass(frozen=True)
+class _Values:
+    """One metric: values [pairs, arms], pairs (prompt, seed) sorted, and the number of each one's prompt."""
+
+    pairs: tuple[tuple[str, Any], ...]
+    prompts: npt.NDArray[np.int64]
+    values: Array
+    column: dict[str, int]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> _Values:
+        frame = rows.pivot(index=["prompt", "seed"], columns="arm", values="value")
+        return cls(
+            tuple(frame.index),
+            pd.factorize(frame.index.get_level_values("prompt"))[0],
+            frame.to_numpy(dtype=float),
+            {str(arm): i for i, arm in enumerate(frame.columns)},
+        )
+
+    def arm(self, name: str) -> Array:
+        """[pairs]; NaN for an arm without this metric."""
+        if name not in self.column:
+            return np.full(len(self.pairs), np.nan)
+        return self.values[:, self.column[name]]
+
+    def means(self, values: Array) -> Array:
+        """[pairs, n] → [n, prompts], seeds averaged, where all n are finite."""
+        finite = np.isfinite(values).all(axis=1)
+        _, codes = np.unique(self.prompts[finite], return_inverse=True)
+        sums = [np.bincount(codes, weights=column) for column in values[finite].T]
+        return np.asarray(sums) / np.bincount(codes)
+
+
 class Measured:
-    """Effects by metric: rows (prompt, seed), one column per arm."""
+    """The effects by metric, prompt, seed and arm."""
 
     def __init__(self, effects: pd.DataFrame, judging: Judging | None = None) -> None:
         """Raises `BadInput` for a missing column, or two values for one arm, prompt, seed and metric."""
@@ -63,9 +96,8 @@ class Measured:
             )
         self.judging = judging or Judging()
         self._arms = frozenset(effects["arm"])
-        self._frames = {
-            str(metric): rows.pivot(index=["prompt", "seed"], columns="arm", values="value").astype(float)
-            for metric, rows in effects.groupby("metric", sort=False)
+        self._by_metric = {
+            str(metric): _Values.of(rows) for metric, rows in effects.groupby("metric", sort=False)
         }
 
     def measured(self, metrics: Iterable[str], arm: Arm) -> tuple[str, ...]:
@@ -74,18 +106,21 @@ class Measured:
 
     def has(self, metric: str, arm: str) -> bool:
         """Whether an arm has a finite value of a metric."""
-        frame = self._frames.get(metric)
-        return frame is not None and arm in frame and bool(np.isfinite(frame[arm]).any())
+        held = self._by_metric.get(metric)
+        return held is not None and bool(np.isfinite(held.arm(arm)).any())
 
-    def clean(self, metric: str) -> Level:
-        """Mean of the unedited images, for metrics that rate an image by itself."""
-        if not self.has(metric, CLEAN.name):
-            return Level(np.nan, np.nan, np.nan, 0)
-        return self.level(metric, only(CLEAN))
+    def clean(self, metric: str) -> float:
+        """Mean of the unedited images, for metrics that rate an image by itself; NaN for others."""
+        return self.mean(metric, only(CLEAN)) if self.has(metric, CLEAN.name) else np.nan
 
-    def level(self, metric: str, contrast: Contrast, *, beside: Sequence[Contrast] = ()) -> Level:
+    def mean(self, metric: str, contrast: Contrast, *, beside: Sequence[Contrast] = ()) -> float:
         """Mean of a contrast over prompts; with `beside`, over those in which these are known too."""
         values = self._prompts(metric, [contrast, *beside])[0]
+        return float(values.mean()) if len(values) else np.nan
+
+    def level(self, metric: str, contrast: Contrast) -> Level:
+        """Mean of a contrast over prompts, with its interval."""
+        values = self._prompts(metric, [contrast])[0]
         if not len(values):
             return Level(np.nan, np.nan, np.nan, 0)
         judging = self.judging
@@ -105,15 +140,20 @@ class Measured:
         name: str | None = None,
     ) -> Effect:
         """Paired difference of two contrasts, not corrected; called by its metric unless named."""
-        judging = self.judging
-        pair = {"treatment": self._values(metric, treatment), "control": self._values(metric, control)}
-        if not all(map(len, pair.values())):
-            return no_effect(name or metric, control_name, [], judging.confidence)
-        tidy = pd.concat(
-            values.reset_index(name="value").assign(arm=arm, metric=metric) for arm, values in pair.items()
-        )
+        judging, pairs = self.judging, self._by_metric[metric].pairs if metric in self._by_metric else ()
+        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        for arm, contrast in (("treatment", treatment), ("control", control)):
+            values, there = self._contrast(metric, contrast)
+            if not there.any():
+                return no_effect(name or metric, control_name, [], judging.confidence)
+            kept = [pair for pair, known in zip(pairs, there, strict=True) if known]
+            columns["arm"] += [arm] * len(kept)
+            columns["prompt"] += [prompt for prompt, _ in kept]
+            columns["seed"] += [seed for _, seed in kept]
+            columns["metric"] += [metric] * len(kept)
+            columns["value"] += values[there].tolist()
         (found,) = compare(
-            tidy,
+            columns,
             treatment="treatment",
             controls={control_name: "control"},
             correction="none",
@@ -137,26 +177,26 @@ class Measured:
 
     def _prompts(self, metric: str, contrasts: Sequence[Contrast]) -> Array:
         """[contrasts, prompts], seeds averaged, where all contrasts are finite."""
-        together = pd.concat([self._values(metric, each) for each in contrasts], axis=1)
-        finite = together[np.isfinite(together).all(axis=1)]
-        return np.asarray(finite.groupby(level="prompt").mean().to_numpy(dtype=float).T)
+        values = np.stack([self._contrast(metric, each)[0] for each in contrasts], axis=1)
+        return self._by_metric[metric].means(values)
 
-    def _values(self, metric: str, contrast: Contrast) -> pd.Series:
-        """One value per (prompt, seed); NaN where an arm has none."""
+    def _contrast(self, metric: str, contrast: Contrast) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Values [pairs], NaN where an arm has none, and where any of the arms has one.
+
+        A prompt of another study has no value in any of these arms, and is no missing pair.
+        """
         unknown = sorted(set(contrast) - self._arms)
-        if unknown or metric not in self._frames:
+        if unknown or metric not in self._by_metric:
             what = f"arm {unknown[0]!r}" if unknown else f"metric {metric!r}"
             raise BadInput(f"There is no {what} in the effects table; run it, or leave it out.")
-        values = self._frames[metric].reindex(columns=list(contrast)).to_numpy()
+        values = np.stack([self._by_metric[metric].arm(arm) for arm in contrast], axis=1)
         weights = np.array(list(contrast.values()))
         result = (values * weights).sum(axis=1)
         if (weights > 0).all() and np.isclose(weights.sum(), 1):
             # A mean of equal values is that value, and not its neighbour in floating point: where an edit
             # does exactly what its controls do, the difference must be 0.
             result = np.clip(result, values.min(axis=1), values.max(axis=1))
-        # A prompt of another study has no value in any of these arms, and is no missing pair.
-        there = ~np.isnan(values).all(axis=1)
-        return pd.Series(result, index=self._frames[metric].index)[there]
+        return result, np.asarray(~np.isnan(values).all(axis=1))
 
 
 def only(arm: Arm) -> Contrast:

@@ -10,7 +10,6 @@ from dit_lens.graph.interventions import Intervention
 from dit_lens.methods.answers import Joint
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.metrics import Metric
-from dit_lens.methods.questions.levels import Level
 from dit_lens.methods.verdicts import Effect, numbers
 
 CONTROL_WORDS = {
@@ -101,14 +100,14 @@ def rest(metric: Metric, effects: Sequence[Effect], named: Mapping[str, str]) ->
     return f"{listing([named[effect.control] for effect in effects])} by {span}{_unit(metric)} {side}"
 
 
-def levels(metric: Metric, named: Mapping[str, Level]) -> str:
+def levels(metric: Metric, named: Mapping[str, float]) -> str:
     """Mean values side by side, those that there are; "" for none.
 
     >>> from dit_lens.methods.metrics import METRICS
-    >>> levels(METRICS["ssim"], {"massive": Level(0.5, 0.4, 0.6, 24), "random": Level(0.91, 0.9, 0.92, 24)})
+    >>> levels(METRICS["ssim"], {"massive": 0.5, "random": 0.91, "unedited": float("nan")})
     'Mean SSIM with the clean image: massive 0.5; random 0.91'
     """
-    known = [f"{name} {figure(each.mean)}" for name, each in named.items() if np.isfinite(each.mean)]
+    known = [f"{name} {figure(mean)}" for name, mean in named.items() if np.isfinite(mean)]
     return f"Mean {metric.title}: {'; '.join(known)}" if known else ""
 
 

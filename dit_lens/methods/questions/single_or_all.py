@@ -199,8 +199,8 @@ def _single(
         told += f": {blocks[best].reason}"
     shown = {
         "unedited": measured.clean(metric),
-        f"block {best} alone": measured.level(metric, only(places[best][MASSIVE])),
-        "all blocks": measured.level(metric, only(massive)),
+        f"block {best} alone": measured.mean(metric, only(places[best][MASSIVE])),
+        "all blocks": measured.mean(metric, only(massive)),
     }
     return Answer(
         name=f"single_or_all.single.{metric}",
