@@ -3,7 +3,14 @@
 from dit_lens.methods.spatial.clustering import Clustering, Segmentation, segment, segmentation
 from dit_lens.methods.spatial.families import ChannelFamily, channel_families, families_over_k
 from dit_lens.methods.spatial.foreground import RULES
-from dit_lens.methods.spatial.harvest import Harvest, Place, SegmentedSample, plan_harvest, segment_samples
+from dit_lens.methods.spatial.harvest import (
+    Harvest,
+    Place,
+    SegmentedSample,
+    plan_harvest,
+    segment_prompt,
+    segment_samples,
+)
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import Overlap, chance_iou, overlap
 from dit_lens.methods.spatial.study import best_place, spatial_study
@@ -27,6 +34,7 @@ __all__ = [
     "SegmentedSample",
     "plan_harvest",
     "segment_samples",
+    "segment_prompt",
     "Subject",
     "Truth",
     "SceneTruth",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
@@ -52,6 +53,32 @@ class SegmentedSample:
     seed: int
     masks: Mapping[Place, Found]
     picture: Image | None
+
+    def at(self, *, family: str = "massive", **coordinates: Any) -> Mask:
+        """The one mask of a family at these coordinates (block, step, branch, draw, k).
+
+        Raises:
+            BadInput: none, or several.
+
+        >>> sample.at(block=7, step=19)                                # doctest: +SKIP
+        """
+        asked = {"family": family, **coordinates}
+        fields = [each.name for each in dataclass_fields(Place)]
+        wrong = sorted(set(asked) - set(fields))
+        if wrong:
+            raise BadInput(f"A mask has no {wrong[0]!r}; it has {', '.join(fields)}.")
+        found = [
+            held.mask
+            for place, held in self.masks.items()
+            if all(getattr(place, name) == value for name, value in asked.items())
+        ]
+        if len(found) != 1:
+            where = ", ".join(f"{name} {value}" for name, value in asked.items())
+            raise BadInput(
+                f"There are {len(found)} masks at {where}, and one must be meant. This sample has "
+                f"{len(self.masks)}, the first at {next(iter(self.masks), None)}."
+            )
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -190,6 +217,40 @@ def segment_samples(
                 # One at a time: the rows beside it would change an image's last bits.
                 picture = None if done.latents is None else lens.decode(done.latents[row : row + 1])[0]
                 yield SegmentedSample(prompt, seed, masks[row], picture if pictures else None)
+
+
+def segment_prompt(
+    lens: DiTLens,
+    channels: Any,
+    prompt: str,
+    seed: int = 0,
+    *,
+    blocks: Any = "*",
+    steps: Any = (-1,),
+    branch: str = "cond",
+    how: Clustering | None = None,
+    sampling: Sampling | Mapping[str, Any] | None = None,
+) -> SegmentedSample:
+    """One picture and its masks by one channel set (the family `massive`), for a first look.
+
+    Arguments and errors as in `plan_harvest`; `channels` is a `ChannelSet` or {block: channel numbers}.
+
+    >>> seen = segment_prompt(lens, massive, "a large red circle", steps=[5])       # doctest: +SKIP
+    >>> seen.at(block=7, step=5).overlay(seen.picture).save("subject.png")          # doctest: +SKIP
+    """
+    if not isinstance(prompt, str):
+        raise BadInput(f"prompt is {prompt!r}; give one caption. spatial_study takes many.")
+    plan = plan_harvest(
+        lens,
+        {"massive": channels},
+        [prompt],
+        (seed,),
+        blocks=blocks,
+        steps=steps,
+        branch=branch,
+        sampling=sampling,
+    )
+    return next(segment_samples(lens, plan, how, pictures=True))
 
 
 def _masks_of(at: Visit, row: torch.Tensor, harvest: Harvest, how: Clustering) -> dict[Place, Found]:

@@ -16,7 +16,7 @@ from dit_lens.methods.spatial.families import (
     channel_families,
     families_over_k,
 )
-from dit_lens.methods.spatial.harvest import Place, plan_harvest, segment_samples
+from dit_lens.methods.spatial.harvest import Place, plan_harvest, segment_prompt, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import chance_iou, overlap
 from dit_lens.methods.spatial.study import COLUMNS, best_place, spatial_study
@@ -73,6 +73,26 @@ def test_pictures_are_those_of_the_plain_run(tiny_sd3_lens) -> None:
         assert np.abs(np.asarray(sample.picture, float) - np.asarray(image, float)).max() <= 1
         mask = next(iter(sample.masks.values())).mask
         assert mask.overlay(sample.picture).size == image.size
+
+
+def test_one_prompt_for_a_first_look(tiny_sd3_lens) -> None:
+    seen = segment_prompt(tiny_sd3_lens, CHANNELS, PROMPTS[1], 4, steps=[0, 2], sampling=SAMPLING)
+    plan = plan_harvest(
+        tiny_sd3_lens, {"massive": CHANNELS}, PROMPTS[1:2], (4,), steps=[0, 2], sampling=SAMPLING
+    )
+    (sample,) = segment_samples(tiny_sd3_lens, plan)
+    assert seen.masks == sample.masks
+    assert seen.at(block=3, step=2) == sample.masks[Place("massive", 0, 2, 3, 2, "cond")].mask
+    assert seen.picture is not None
+    assert seen.picture.size == (16, 16)
+    with pytest.raises(BadInput, match="There are 2 masks at family massive, block 3, and one must be meant"):
+        seen.at(block=3)
+    with pytest.raises(BadInput, match="There are 0 masks"):
+        seen.at(block=1, step=2)
+    with pytest.raises(BadInput, match="no 'layer'"):
+        seen.at(layer=3)
+    with pytest.raises(BadInput, match="give one caption"):
+        segment_prompt(tiny_sd3_lens, CHANNELS, list(PROMPTS))
 
 
 def test_what_the_model_does_not_have_is_refused(tiny_sd3_lens) -> None:
