@@ -16,6 +16,7 @@ from dit_lens.report.section import (
     SectionBuilder,
     Tile,
     View,
+    picture,
     selection_words,
 )
 from dit_lens.report.text import count, shorten, times
@@ -23,9 +24,6 @@ from dit_lens.report.text import count, shorten, times
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-    from PIL.Image import Image
-
-    from dit_lens.run.records import ImageEntry
 
 MOST_SAMPLES = 24  # token-map figures in one report
 MOST_IMAGES = 60
@@ -310,39 +308,29 @@ def token_maps(run: RunView) -> Section:
 def _sample_view(run: RunView, rows: pd.DataFrame, sample: dict[str, Any], site: dict[str, Any]) -> View:
     seed, prompt = int(str(sample["seed"])), str(sample["prompt"])
     of_sample = rows[(rows["prompt_index"] == sample["prompt_index"]) & (rows["seed"] == sample["seed"])]
-    entry = next((one for one in run.images if one.prompt == prompt and one.seed == seed), None)
+    entry = next((one for one in run.samples if one.prompt == prompt and one.seed == seed), None)
     figure = plots.token_maps(
         of_sample,
-        _picture(run, entry) if entry else None,
+        picture(run, entry) if entry else None,
         step=int(str(sample["step"])),
         **site,
     )
     return View(f"{shorten(prompt, 60)} · seed {seed} · step {sample['step']}", figure)
 
 
-def _picture(run: RunView, entry: ImageEntry) -> Image:
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    place = run.folder.image_path(entry)
-    try:
-        with Pillow.open(place) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise MissingTable(f"The image {place.name} cannot be read: {error}") from error
-
-
 def images(run: RunView) -> Section:
-    """The images of the run."""
-    if not run.images:
-        raise MissingTable("This run kept no images.")
-    shown = run.images[:MOST_IMAGES]
+    """The plain samples of the run."""
+    samples = run.samples
+    if not samples:
+        where = " Its gallery shows images under every edit." if run.arm_images else ""
+        raise MissingTable(f"This run kept no plain samples.{where}")
+    shown = samples[:MOST_IMAGES]
     figures = Markup("").join(
         Markup(
             "<figure class='tile'><img src='{}' alt='{}' loading='lazy'><figcaption>{}<small>seed "
             "{}{}</small></figcaption></figure>"
         ).format(
-            data_uri(_picture(run, entry), longest=384),
+            data_uri(picture(run, entry), longest=384),
             f"Generated image for the prompt: {entry.prompt} (seed {entry.seed})",
             entry.prompt,
             entry.seed,
@@ -350,7 +338,7 @@ def images(run: RunView) -> Section:
         )
         for entry in shown
     )
-    rest = len(run.images) - len(shown)
+    rest = len(samples) - len(shown)
     return Section(
         id="images",
         title="Which images were made?",
@@ -358,9 +346,9 @@ def images(run: RunView) -> Section:
         extra=Markup("<div class='gallery'>{}</div>").format(figures),
         reading="These are plain samples: nothing was edited. Their original files lie in images/."
         + (f" {count(rest, 'more image')} can be found there." if rest else ""),
-        conclusion=f"{count(len(run.images), 'image')} from "
-        f"{count(len({entry.prompt for entry in run.images}), 'prompt')} and "
-        f"{count(len({entry.seed for entry in run.images}), 'seed')}.",
+        conclusion=f"{count(len(samples), 'image')} from "
+        f"{count(len({entry.prompt for entry in samples}), 'prompt')} and "
+        f"{count(len({entry.seed for entry in samples}), 'seed')}.",
     )
 
 

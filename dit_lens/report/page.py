@@ -1,6 +1,6 @@
 """From a run folder to one HTML file that needs nothing else: no network, no torch, no second file.
 
-The page forbids itself everything but its own two scripts (a content security policy with their hashes), so
+The page forbids itself everything but its own scripts (a content security policy with their hashes), so
 text that slipped through escaping could still not run.
 """
 
@@ -24,20 +24,22 @@ from plotly.offline import get_plotlyjs
 
 from dit_lens.errors import BadInput
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words
 from dit_lens.report.section import RunView, Section, SectionBuilder, View
-from dit_lens.report.summary import summarise
+from dit_lens.report.summary import Verdict, summarise, verdicts
 from dit_lens.report.text import encoded, number, script_json
 from dit_lens.report.theme import template
 from dit_lens.run.records import RunFolder
+
+SECTIONS: tuple[SectionBuilder, ...] = (*CHANNEL_SECTIONS, *EFFECT_SECTIONS)
+"""What a report asks by default: first what massive channels are, then what they do."""
 
 TITLE_ROOM = 28  # pixels of a figure's top margin that its title takes; the page shows the title as text
 MOST_CSV = 256 * 1024  # bytes of rows that a page carries with it; larger tables stay beside it
 MOST_ROWS = 20  # rows of a table shown on the page
 
 
-def build_report(
-    run_dir: str | os.PathLike[str], sections: Sequence[SectionBuilder] = CHANNEL_SECTIONS
-) -> Path:
+def build_report(run_dir: str | os.PathLike[str], sections: Sequence[SectionBuilder] = SECTIONS) -> Path:
     """Write `report.html` into a run folder from its records alone, and return its path.
 
     A section whose table is absent or empty stays, and says why. Raises `BadInput` when `run_dir` is no run
@@ -49,7 +51,7 @@ def build_report(
     return folder.write_report(render(RunView(folder), sections))
 
 
-def render(run: RunView, sections: Sequence[SectionBuilder] = CHANNEL_SECTIONS) -> str:
+def render(run: RunView, sections: Sequence[SectionBuilder] = SECTIONS) -> str:
     """Return the page of a run as HTML."""
     made = [_made(builder, run) for builder in sections]
     names = [section.id for section in made]
@@ -62,12 +64,15 @@ def render(run: RunView, sections: Sequence[SectionBuilder] = CHANNEL_SECTIONS) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = [_script(get_plotlyjs()), _script(_asset("report.js"))]
+    scripts = [_script(get_plotlyjs()), _script(_asset("report.js")), _script(_asset("gallery.js"))]
     return environment.get_template("report.html.j2").render(
         run=run,
         record=run.record,
         summary=summarise(run, made),
         sections=[_Shown.of(section, run) for section in made],
+        sham=sham_words(run.results.sham_difference)
+        if run.results and run.results.sham_difference is not None
+        else "",
         provenance=_provenance(run),
         spec=run.folder.spec_text,
         templates=Markup(script_json(encoded(_templates()))),
@@ -151,12 +156,14 @@ class _Shown:
     section: Section
     figures: tuple[_Figure, ...]
     rows: _Rows | None
+    verdicts: tuple[Verdict, ...] = ()
 
     @classmethod
     def of(cls, section: Section, run: RunView) -> _Shown:
         rows = _Rows.of(section.table, run) if section.table and not section.missing else None
         # Figures move into `figures`; a section keeps only its words.
-        return cls(replace(section, views=()), tuple(_Figure.of(view) for view in section.views), rows)
+        figures = tuple(_Figure.of(view) for view in section.views)
+        return cls(replace(section, views=()), figures, rows, verdicts(section))
 
 
 # ------------------------------------------------------------------------------------------------ provenance

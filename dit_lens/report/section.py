@@ -24,16 +24,21 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.answers import RESULTS, Answer, Results
 from dit_lens.report.text import count, listing
 from dit_lens.run.records import ImageEntry, RunFolder, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from PIL.Image import Image
 
 
 class MissingTable(BadInput):
     """A section has nothing to show; the message says why, in words for the reader of the report."""
+
+
+ARM = "arm"  # the kind of an image that an arm of a study made
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Section:
     """One question of a report. All strings are plain text; only `extra` is HTML.
 
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
+    `answers` are the run's verdicts on this question, the primary one first; they stand before everything
+    else on the first card. `exploratory` marks what tests no claim.
     """
 
     id: str
@@ -70,11 +77,14 @@ class Section:
     table: str = ""
     repeat: str = ""
     missing: str = ""
+    answers: tuple[Answer, ...] = ()
+    exploratory: bool = False
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run folder as the sections see it: its record, tables, channel set and images, each read once."""
+    """A run folder as the sections see it: its record, tables, channel set, images and results, each read
+    once."""
 
     folder: RunFolder
 
@@ -92,6 +102,40 @@ class RunView:
     def images(self) -> tuple[ImageEntry, ...]:
         """The images whose files are there."""
         return tuple(entry for entry in self.folder.images() if self.folder.image_path(entry).is_file())
+
+    @property
+    def samples(self) -> tuple[ImageEntry, ...]:
+        """The plain samples among the images: nothing was edited for them."""
+        return tuple(entry for entry in self.images if entry.kind != ARM)
+
+    @property
+    def arm_images(self) -> tuple[ImageEntry, ...]:
+        """The images of arms; each entry's caption is the name of its arm."""
+        return tuple(entry for entry in self.images if entry.kind == ARM)
+
+    @cached_property
+    def _read_results(self) -> tuple[Results | None, str]:
+        if not (self.folder.path / RESULTS).exists():
+            return None, ""
+        try:
+            return Results.load(self.folder.path), ""
+        except BadInput as error:
+            # Figures need no verdicts, so damaged ones must not cost the reader the figures.
+            return None, str(error)
+
+    @property
+    def results(self) -> Results | None:
+        """What the run concluded (results.json), or None where it judged no claim or the file is damaged."""
+        return self._read_results[0]
+
+    @property
+    def results_fault(self) -> str:
+        """Why results.json cannot be read; empty where nothing is wrong."""
+        return self._read_results[1]
+
+    def answers(self, question: str) -> tuple[Answer, ...]:
+        """The run's answers to a question, the primary one first."""
+        return self.results.of(question) if self.results else ()
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -138,6 +182,19 @@ def selection_words(channels: dict[str, Any]) -> str:
     rule = ", ".join(f"{key} = {value}" for key, value in dict(channels.get("selection", {})).items())
     parts = [rule, f"statistic {channels.get('statistic', '?')}", f"{channels.get('stream', '?')} stream"]
     return ", ".join(part for part in parts if part)
+
+
+def picture(run: RunView, entry: ImageEntry) -> Image:
+    """Return an image of a run; raises `MissingTable` where its file cannot be read."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    place = run.folder.image_path(entry)
+    try:
+        with Pillow.open(place) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise MissingTable(f"The image {place.name} cannot be read: {error}") from error
 
 
 SectionBuilder = Callable[[RunView], Section]

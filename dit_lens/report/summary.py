@@ -1,4 +1,4 @@
-"""The first card of a report: what was run, a few numbers, and every section's sentence."""
+"""The first card of a report: what was run, the verdicts, a few numbers, and every section's sentence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from dit_lens.report.section import RunView, Section, Tile
 from dit_lens.report.text import count, number
+
+SIGNS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
 @dataclass(frozen=True)
@@ -19,25 +21,86 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """One answer of a run as a reader sees it: its outcome as word and sign, and the rest of its sentence."""
+
+    anchor: str
+    title: str
+    outcome: str
+    sign: str
+    sentence: str
+    primary: bool
+    sources: tuple[str, ...]
+
+    @property
+    def look(self) -> str:
+        """The outcome as the name of a style."""
+        return self.outcome.replace(" ", "-")
+
+
+@dataclass(frozen=True)
 class Summary:
-    """The first card."""
+    """The first card. `verdicts` are the primary ones; `others` counts those that only sections show."""
 
     lead: str
     tiles: tuple[Tile, ...]
+    verdicts: tuple[Verdict, ...]
+    others: int
     findings: tuple[Finding, ...]
     without: tuple[Finding, ...]
+    fault: str
 
 
 def summarise(run: RunView, sections: Sequence[Section]) -> Summary:
     """Return the first card of a run from its record and its sections."""
+    judged = [verdicts(section) for section in sections]
+    leading = [
+        verdict
+        for of_section in judged
+        for verdict in ([one for one in of_section if one.primary] or of_section)
+    ]
+    # Where a claim was judged, its verdict is the section's sentence.
     findings = tuple(
-        Finding(section.id, section.title, section.conclusion) for section in sections if section.conclusion
+        Finding(section.id, section.title, section.conclusion)
+        for section in sections
+        if section.conclusion and not section.answers
     )
     without = tuple(
         Finding(section.id, section.title, section.missing) for section in sections if section.missing
     )
     tiles = [tile for section in sections for tile in section.tiles] + _of_the_run(run)
-    return Summary(_lead(run), tuple(tiles), findings, without)
+    return Summary(
+        lead=_lead(run),
+        tiles=tuple(tiles),
+        verdicts=tuple(leading),
+        others=sum(map(len, judged)) - len(leading),
+        findings=findings,
+        without=without,
+        fault=run.results_fault,
+    )
+
+
+def verdicts(section: Section) -> tuple[Verdict, ...]:
+    """Return a section's answers as a reader sees them."""
+    return tuple(
+        Verdict(
+            anchor=section.id,
+            title=section.title,
+            outcome=answer.outcome,
+            sign=SIGNS[answer.outcome],
+            sentence=_without_outcome(answer.sentence, answer.outcome),
+            primary=answer.primary,
+            sources=answer.sources,
+        )
+        for answer in section.answers
+    )
+
+
+def _without_outcome(sentence: str, outcome: str) -> str:
+    """Return a sentence without the outcome that its badge already says."""
+    head = f"{outcome}: "
+    rest = sentence[len(head) :] if sentence.lower().startswith(head) else sentence
+    return rest[:1].upper() + rest[1:]
 
 
 def _lead(run: RunView) -> str:

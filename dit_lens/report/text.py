@@ -61,18 +61,20 @@ def encoded(text: str) -> str:
 def number(value: float, digits: int = 3) -> str:
     """Return a number for a reader: `digits` significant digits, thousands grouped, no needless zeros.
 
-    >>> number(14.2031), number(1536), number(0.00012), number(float("nan"))
-    ('14.2', '1,536', '0.00012', 'not defined')
+    >>> number(14.2031), number(1536), number(-0.00012), number(float("nan"))
+    ('14.2', '1,536', '−0.00012', 'not defined')
     """
     if value is None or not math.isfinite(value):
         return "not defined"
     if value == 0:
         return "0"
     if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    if abs(value) < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:.{digits}g}"
+        text = f"{abs(value):,.0f}"
+    elif abs(value) < 1e-4:
+        text = f"{abs(value):.{digits - 1}e}"
+    else:
+        text = f"{abs(value):.{digits}g}"
+    return f"−{text}" if value < 0 else text
 
 
 def percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 - Quantities are drawn with cividis, which reads the same with and without colour blindness and survives a
   grey print.
+- Differences are drawn from blue over grey to vermilion, grey at 0; figures write the sign as well.
 - Categories take the Okabe–Ito colours in a fixed order, and every line also has its own marker, so that
   no reading rests on colour alone. Okabe–Ito's black and yellow are left out: each vanishes on one of the two
   backgrounds.
@@ -20,6 +21,7 @@ import plotly.graph_objects as go
 Mode = Literal["light", "dark"]
 
 SEQUENTIAL = "Cividis"
+DIVERGING = ((0.0, "#0072B2"), (0.5, "#dfe2e7"), (1.0, "#D55E00"))
 CATEGORICAL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 NEUTRAL = "#8a8f98"  # chance levels and context: visible on both backgrounds

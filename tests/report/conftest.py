@@ -1,4 +1,4 @@
-"""A run folder of synthetic rows: every table of a discovery run, from a seed, in its exact columns."""
+"""A run folder of synthetic rows: every table of a run, from a seed, in its exact columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dit_lens.methods.answers import RESULTS
+from dit_lens.report import build_report
 from dit_lens.run.records import GitState, RunFolder, RunRecord
+from tests.report.synthetic_effects import arm_picture, effect_tables, results, write_arms
 
 HOSTILE = '<script>alert(1)</script> "quoted" <b>%{x}</b> $x$ & </script><img src=x onerror=alert(2)>'
 PROMPTS = ("a large red circle on a blue background", HOSTILE)
@@ -146,9 +149,35 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pd.DataFrame]) -> Path:
-    """A finished run in a folder whose own name is hostile; read only."""
-    return write_run(tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', tables)
+def effects() -> dict[str, pd.DataFrame]:
+    return effect_tables()
+
+
+@pytest.fixture(scope="session")
+def run_dir(
+    tmp_path_factory: pytest.TempPathFactory,
+    tables: dict[str, pd.DataFrame],
+    effects: dict[str, pd.DataFrame],
+) -> Path:
+    """A finished run in a folder whose own name is hostile, with all tables, images, verdicts; read only."""
+    path = write_run(tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', {**tables, **effects})
+    folder = RunFolder(path)
+    write_arms(folder, PROMPTS)
+    folder.write_image("hostile", arm_picture(0, 9), prompt=HOSTILE, seed=0, caption=HOSTILE, kind="arm")
+    results().save(path / RESULTS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def report(run_dir: Path) -> Path:
+    """The report of `run_dir`; read only."""
+    return build_report(run_dir)
+
+
+@pytest.fixture(scope="session")
+def html(report: Path) -> str:
+    """The text of that report."""
+    return report.read_text(encoding="utf-8")
 
 
 @pytest.fixture

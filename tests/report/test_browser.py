@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from dit_lens.report import build_report
-
 pytestmark = pytest.mark.browser
 
 CHROMIUM = Path(os.environ.get("DIT_LENS_CHROMIUM", "/usr/bin/chromium"))
@@ -67,11 +65,6 @@ class Visit:
         return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 
-@pytest.fixture(scope="module")
-def report(run_dir: Path) -> Path:
-    return build_report(run_dir)
-
-
 @pytest.fixture
 def visit(browser: Any, report: Path) -> Iterator[Any]:
     """Open the report at a width and in a mode; every visit is closed again."""
@@ -103,7 +96,7 @@ def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> Non
     assert sum(url.startswith("file:") for url in seen.requests) == 1, "the page is one file"
     assert seen.console == []
     figures = seen.drawn()
-    assert len(figures) == 9
+    assert len(figures) == 17
     for figure in figures:
         assert figure["traces"] > 0 and figure["marks"] > 0, figure
         assert figure["height"] > 100, figure
@@ -125,7 +118,7 @@ def test_hostile_text_does_nothing(visit) -> None:
 def test_contents_links_lead_to_their_sections(visit) -> None:
     seen = visit()
     links = seen.page.locator(".contents a")
-    assert links.count() == 13
+    assert links.count() == 23
     for index in range(links.count()):
         target = links.nth(index).get_attribute("href")
         links.nth(index).click()
@@ -174,6 +167,77 @@ def test_dark_mode_follows_the_system_and_the_button(visit) -> None:
     assert colours(light) == colours(dark), "the choice is remembered"
     light.page.click("#theme")
     assert colours(light)[0] != colours(dark)[0]
+
+
+def over(seen: Visit, group: int) -> str:
+    return seen.page.get_attribute(f"#gallery .compare[data-group='{group}'] .over", "src")
+
+
+def test_the_gallery_compares_an_edit_with_the_clean_image(visit) -> None:
+    seen = visit()
+    stage = seen.page.locator("#gallery .compare[data-group='0'] .stage")
+    assert stage.locator(".edited").inner_text() == "massive"
+    first = over(seen, 0)
+    assert first != stage.locator(".under").get_attribute("src")
+    seen.page.locator("#gallery .thumb:visible", has_text="random-10").click()
+    assert stage.locator(".edited").inner_text() == "random-10"
+    assert over(seen, 0) != first
+    cut = "document.querySelector('#gallery .pair').style.getPropertyValue('--cut')"
+    box = stage.locator(".pair").bounding_box()
+    seen.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 20)
+    assert seen.page.evaluate(cut) == "25%"
+    assert stage.locator("input").input_value() == "25"
+    assert seen.console == []
+
+
+def test_the_gallery_is_used_by_keyboard_alone(visit) -> None:
+    seen = visit()
+    group = seen.page.locator("#gallery .compare[data-group='0']")
+    slider = group.locator("input[type=range]")
+    slider.focus()
+    seen.page.keyboard.press("ArrowRight")
+    seen.page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "52 % clean"
+    before = over(seen, 0)
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.type") == "radio"
+    seen.page.keyboard.press("ArrowDown")
+    assert group.locator(".edited").inner_text() == "low"
+    assert over(seen, 0) != before
+
+
+def test_the_gallery_shows_one_prompt_at_a_time(visit) -> None:
+    seen = visit(390)
+    assert seen.page.locator("#gallery .compare:visible").count() == 1
+    seen.page.select_option("#gallery-group", index=1)
+    assert seen.page.locator("#gallery .compare:visible").get_attribute("data-group") == "1"
+    assert "<script>alert(1)</script>" in seen.page.locator("#gallery .who:visible").inner_text()
+    hostile = seen.page.locator("#gallery .thumb:visible", has_text="alert(1)")
+    hostile.click()
+    assert "<script>alert(1)</script>" in seen.page.locator("#gallery .edited:visible").inner_text()
+    assert seen.overflow() == 0
+    assert seen.console == []
+    assert seen.page.locator("img[src=x]").count() == 0
+
+
+def test_verdicts_are_told_apart_without_colour(visit) -> None:
+    seen = visit()
+    badges = seen.page.locator("#summary .badge")
+    assert set(badges.all_inner_texts()) == {"✓ Supported", "✗ Not supported", "? Undecided"}
+    first = badges.first.bounding_box()
+    assert first["y"] < seen.page.locator("#summary .tiles").bounding_box()["y"], "verdicts come first"
+
+
+def test_every_map_and_metric_can_be_chosen(visit) -> None:
+    seen = visit(390)
+    for select in ("disruption", "semantics-or-detail", "single-or-all", "dose", "final-map", "patch-map"):
+        options = seen.page.locator(f"#{select}-view option").count()
+        assert options > 1
+        seen.page.select_option(f"#{select}-view", index=options - 1)
+        shown = f"#{select} .plot-figure[data-view='{options - 1}'] svg.main-svg"
+        seen.page.wait_for_selector(shown)
+    assert seen.overflow() == 0
+    assert seen.console == []
 
 
 def test_a_figure_rearranges_itself_when_the_window_narrows(visit) -> None:

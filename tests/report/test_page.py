@@ -17,8 +17,7 @@ import pytest
 
 from dit_lens.errors import BadInput
 from dit_lens.report import build_report
-from dit_lens.report.channel_sections import CHANNEL_SECTIONS
-from dit_lens.report.page import render
+from dit_lens.report.page import SECTIONS, render
 from dit_lens.report.section import RunView, Section
 from dit_lens.run.records import RunFolder
 
@@ -64,11 +63,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def html(run_dir: Path) -> str:
-    return build_report(run_dir).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
 def page(html: str) -> Page:
     return Page(html)
 
@@ -78,12 +72,16 @@ def test_every_section_is_linked_has_a_figure_and_says_what_its_numbers_say(page
     ids = {attributes["id"] for tag, attributes in page.elements if tag == "section"}
     assert ids == {
         "summary", "channels", "spectrum", "ratio-map", "life", "stability", "agreement", "variance",
-        "births", "adaln", "token-maps", "images", "provenance",
+        "births", "adaln", "token-maps", "images", "disruption", "gallery", "bias-or-carrier",
+        "semantics-or-detail", "single-or-all", "dose", "step-map", "final-map", "patch-map", "verdict-rule",
+        "provenance",
     }  # fmt: skip
     links = {attributes["href"] for attributes in page.all("a") if attributes["href"].startswith("#")}
     assert {f"#{name}" for name in ids} <= links
-    described = [attributes for attributes in page.all("p") if attributes.get("class") == "conclusion"]
-    assert len(described) == len(ids) - 2
+    described = [
+        attributes["id"] for _, attributes in page.elements if "conclusion" in attributes.get("class", "")
+    ]
+    assert len(described) == len(set(described)) == len(ids) - 3, "all but summary, rule and provenance"
     assert "Nothing to show" not in page.text
 
 
@@ -91,7 +89,7 @@ def test_the_summary_repeats_each_sections_sentence(page, html) -> None:
     summary = html[html.index('id="summary"') : html.index('id="channels"')]
     rest = html[html.index('id="channels"') :]
     sentences = re.findall(r'<p class="conclusion"[^>]*>(.*?)</p>', rest, flags=re.S)
-    assert len(sentences) == 11
+    assert len(sentences) == 15, "the others end in verdicts"
     for sentence in sentences:
         assert sentence in summary
 
@@ -139,10 +137,10 @@ def test_the_repeat_snippet_of_a_section_runs(run_dir, monkeypatch) -> None:
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
     monkeypatch.chdir(run_dir)
-    snippets = [build(RunView(RunFolder(run_dir))).repeat for build in CHANNEL_SECTIONS]
+    snippets = [build(RunView(RunFolder(run_dir))).repeat for build in SECTIONS]
     for snippet in filter(None, snippets):
         exec(snippet, {})
-    assert len(shown) == 9
+    assert len(shown) == 17
 
 
 # -------------------------------------------------------------------------------------------- self-contained
@@ -155,13 +153,13 @@ def test_nothing_is_loaded_from_elsewhere(page) -> None:
             assert tag == "a" or not value or value.startswith("data:"), f"{tag} {name}={value[:60]}"
 
 
-def test_the_page_forbids_every_script_but_its_own_two(page) -> None:
+def test_the_page_forbids_every_script_but_its_own(page) -> None:
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     script_rule = policy.partition("script-src ")[2].partition(";")[0]
     assert "unsafe" not in script_rule
     own = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
-    assert len(own) == 2
+    assert len(own) == 3
     assert "plotly.js" in own[0][:200]
     for text in own:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -263,7 +261,7 @@ def test_an_image_that_was_deleted_is_left_out(make_run, tables) -> None:
     for picture in (folder / "images").glob("*.png"):
         picture.unlink()
     text = said(folder)
-    assert "This run kept no images." in text
+    assert "This run kept no plain samples." in text
     assert "massive channels over the image tokens" in text
 
 
@@ -299,4 +297,6 @@ def test_structure_that_a_screen_reader_walks(page) -> None:
     assert all(attributes.get("alt") for attributes in page.all("img"))
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == len(page.all("nav")) == 1
-    assert len(page.all("label")) == len(page.all("select"))
+    chosen = [a for a in page.all("input") if a["type"] == "radio"]
+    assert len(page.all("label")) == len(page.all("select")) + len(chosen) > len(chosen)
+    assert all(a.get("aria-label") for a in page.all("input") if a["type"] != "radio")

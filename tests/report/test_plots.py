@@ -19,7 +19,11 @@ from dit_lens.report.theme import CATEGORICAL, GRID, INK, PAPER, template
 
 pytestmark = pytest.mark.pure
 
-ALL: dict[str, Callable[..., go.Figure]] = {name: getattr(plots, name) for name in plots.__all__}
+# Figures of effect tables are tested beside them.
+EFFECTS = {"disruption", "bias_or_carrier", "semantics_or_detail", "single_or_all", "dose", "effect_map"}
+ALL: dict[str, Callable[..., go.Figure]] = {
+    name: getattr(plots, name) for name in plots.__all__ if name not in EFFECTS
+}
 
 
 def traces(figure: go.Figure, kind: str) -> list[go.Figure]:

@@ -1,0 +1,118 @@
+"""What metrics, arms and outcomes are called where a reader meets them.
+
+Names that are not known here are shown as they stand in the table, so a new metric or control needs no change
+to be drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """A metric's title and its unit ("" for none)."""
+
+    title: str
+    unit: str = ""
+
+    @property
+    def axis(self) -> str:
+        """The title with its unit, for an axis."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+# Most telling for a reader first; sections and views keep this order.
+_METRICS = {
+    "alignment": MetricWords("prompt alignment", "cosine"),
+    "semantics": MetricWords("semantic attributes as asked", "share"),
+    "detail": MetricWords("surface detail as asked", "share"),
+    "ssim": MetricWords("SSIM with the clean image"),
+    "change_low": MetricWords("change at low frequencies", "pixel value, 0 to 1"),
+    "change_high": MetricWords("change at high frequencies", "pixel value, 0 to 1"),
+    "detail_ratio": MetricWords("high-frequency magnitude over the clean image's", "ratio"),
+    "latent": MetricWords("latent distance", "share of the reference's norm"),
+    "predicted_x0": MetricWords("drift of the predicted image", "share of the reference's norm"),
+    "velocity": MetricWords("velocity distance", "share of the reference's norm"),
+    "psnr": MetricWords("PSNR to the clean image", "dB"),
+    "toward": MetricWords("velocity's way to the donor's", "share of the way"),
+    "toward_latent": MetricWords("final latent's way to the donor's", "share of the way"),
+}
+
+_ATTRIBUTE = "attribute."
+
+_FAMILIES = {
+    "massive": "massive channels",
+    "low": "weakest",
+    "random": "random",
+    "random_rank_window": "random, rank window",
+    "energy_matched": "energy matched",
+    "mean_set": "set to the mean",
+    "token_shuffle": "tokens shuffled",
+    "ln_preserving": "LayerNorm kept",
+}
+
+OUTCOMES = ("supported", "not supported", "undecided")
+
+
+def metric_words(name: str) -> MetricWords:
+    """Return what a metric is called.
+
+    >>> metric_words("psnr").axis, metric_words("attribute.shape").title, metric_words("my_score").title
+    ('PSNR to the clean image (dB)', 'shape as asked', 'my score')
+    """
+    if name.startswith(_ATTRIBUTE):
+        return MetricWords(f"{name.removeprefix(_ATTRIBUTE).replace('_', ' ')} as asked", "share")
+    return _METRICS.get(name) or MetricWords(name.replace("_", " "))
+
+
+def metrics_in_order(names: Iterable[str], first: str | None = None) -> list[str]:
+    """Return different metrics in the order of a report: `first`, those known here, attributes, others.
+
+    >>> metrics_in_order(["zeal", "attribute.shape", "psnr", "ssim"], first="psnr")
+    ['psnr', 'ssim', 'attribute.shape', 'zeal']
+    """
+    known = list(_METRICS)
+
+    def place(name: str) -> tuple[bool, int, str]:
+        if name in known:
+            return name != first, known.index(name), name
+        return name != first, len(known) + (not name.startswith(_ATTRIBUTE)), name
+
+    return sorted(set(names), key=place)
+
+
+def family_name(kind: str) -> str:
+    """Return what a family of arms is called.
+
+    >>> family_name("energy_matched"), family_name("my_control")
+    ('energy matched', 'my control')
+    """
+    return _FAMILIES.get(kind, kind.replace("_", " "))
+
+
+def families_in_order(kinds: Iterable[str]) -> list[str]:
+    """Return different families in the order of a report: massive, then its controls.
+
+    >>> families_in_order(["random", "mine", "massive", "low"])
+    ['massive', 'low', 'random', 'mine']
+    """
+    return sorted(set(kinds), key=family_place)
+
+
+def family_place(kind: str) -> tuple[int, str]:
+    """Return where a family stands in the order of a report, as a key to sort by."""
+    known = list(_FAMILIES)
+    return known.index(kind) if kind in known else len(known), kind
+
+
+def p_words(value: float | None) -> str:
+    """Return a p-value as words.
+
+    >>> p_words(0.0312), p_words(0.00001), p_words(None)
+    ('p = 0.031', 'p < 0.0001', 'no p-value')
+    """
+    if value is None or value != value:
+        return "no p-value"
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"

@@ -1,0 +1,104 @@
+"""Marks that every effect figure shares: one look for each family of arms and for each outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dit_lens.errors import BadInput
+from dit_lens.report.effect_words import family_name, metrics_in_order
+from dit_lens.report.theme import CATEGORICAL, MARKERS, NEUTRAL, category, faint
+
+# A family keeps its colour and marker in every figure of a report. Others take what is left, in order.
+_OWN = {"massive": 1, "energy_matched": 0, "random": 2, "random_rank_window": 3, "low": 4, "token_shuffle": 5}
+
+_OUTCOME_SYMBOL = {"supported": "circle", "undecided": "circle-open", "not supported": "x"}
+_HALF_CAP = 4  # pixels of the caps of an interval
+
+
+def style_of(family: str) -> dict[str, Any]:
+    """Return the colour, marker and dash of a family of arms."""
+    if family == "clean":
+        return {"color": NEUTRAL, "symbol": "line-ns-open", "dash": "dot"}
+    if family in _OWN:
+        index = _OWN[family]
+        return {"color": CATEGORICAL[index], "symbol": MARKERS[index], "dash": "solid"}
+    # A stable choice among the later styles, so that one unknown family looks the same in every figure.
+    return category(len(CATEGORICAL) + sum(map(ord, family)) % len(CATEGORICAL))
+
+
+def outcome_marker(outcome: str, colour: str) -> dict[str, Any]:
+    """Return the marker of a judged difference: full if supported, hollow if undecided, else a cross."""
+    symbol = _OUTCOME_SYMBOL[outcome]
+    return {"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2, "color": colour}}
+
+
+def one_metric(rows: pd.DataFrame, metric: str | None) -> str:
+    """Return the metric to draw: the one asked for, or the most telling there is."""
+    there = metrics_in_order(rows["metric"])
+    if metric is None:
+        return there[0]
+    if metric not in there:
+        raise BadInput(f"No row has metric = {metric!r}; there are: {', '.join(there)}.")
+    return metric
+
+
+def bars(middle: Any, low: Any, high: Any, colour: str) -> dict[str, Any]:
+    """Return plotly's error bars of intervals around their estimates (NaN: none is drawn)."""
+    middle, low, high = (np.asarray(one, dtype=float) for one in (middle, low, high))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - middle,
+        "arrayminus": middle - low,
+        "color": colour,
+        "thickness": 1.6,
+        "width": _HALF_CAP,
+    }
+
+
+def band(
+    figure: go.Figure, x: Any, low: Any, high: Any, colour: str, axes: Mapping[str, str], group: str
+) -> None:
+    """Draw an interval as a band behind a line; positions without an interval are left out."""
+    x, low, high = (np.asarray(one, dtype=float) for one in (x, low, high))
+    there = np.isfinite(low) & np.isfinite(high)
+    if not there.any():
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=np.concatenate([x[there], x[there][::-1]]),
+            y=np.concatenate([high[there], low[there][::-1]]),
+            mode="lines",
+            fill="toself",
+            fillcolor=faint(colour, 0.16),
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=group,
+            **axes,
+        )
+    )
+
+
+def zero_line(axes: Mapping[str, str], *, vertical: bool = False, at: float = 0.0) -> dict[str, Any]:
+    """Return the line that an interval must leave on one side, as a layout shape of one panel."""
+    xaxis, yaxis = axes["xaxis"], axes["yaxis"]
+    look = {"type": "line", "line": {"width": 1.5, "color": NEUTRAL}, "layer": "below"}
+    if vertical:
+        return {**look, "x0": at, "x1": at, "xref": xaxis, "y0": 0, "y1": 1, "yref": f"{yaxis} domain"}
+    return {**look, "y0": at, "y1": at, "yref": yaxis, "x0": 0, "x1": 1, "xref": f"{xaxis} domain"}
+
+
+def number_or_nan(values: Any) -> np.ndarray:
+    """Return a nullable column as float64."""
+    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+
+
+def control_label(kind: str, draws: int) -> str:
+    """Return a control and how often it was drawn: `random (5 draws)`."""
+    return family_name(kind) + (f" ({draws} draws)" if draws > 1 else "")

@@ -1,0 +1,42 @@
+/* The gallery: one prompt at a time, and a cut that moves between its clean image and the edit chosen. */
+"use strict";
+(() => {
+  for (const group of document.querySelectorAll(".compare")) {
+    const stage = group.querySelector(".stage");
+    if (!stage) continue;
+    const pair = stage.querySelector(".pair");
+    const over = stage.querySelector(".over");
+    const slider = stage.querySelector("input");
+    const reference = group.querySelector(".reference img");
+    stage.querySelector(".under").src = reference.src;
+    const cut = (share) => {
+      slider.value = String(share);
+      pair.style.setProperty("--cut", `${slider.value}%`);
+      slider.setAttribute("aria-valuetext", `${slider.value} % clean`);
+    };
+    const choose = (radio) => {
+      const image = radio.parentElement.querySelector("img");
+      over.src = image.src;
+      over.alt = image.alt;
+      stage.querySelector(".edited").textContent = radio.parentElement.querySelector(".arm").textContent;
+    };
+    const radios = [...group.querySelectorAll(".thumb input")];
+    for (const radio of radios) radio.addEventListener("change", () => choose(radio));
+    slider.addEventListener("input", () => cut(slider.value));
+    pair.addEventListener("pointermove", (event) => {
+      const box = pair.getBoundingClientRect();
+      cut(Math.round((100 * (event.clientX - box.left)) / box.width));
+    });
+    stage.hidden = false;
+    cut(50);
+    choose(radios.find((radio) => radio.checked) ?? radios[0]); // a reloaded page keeps the reader's choice
+  }
+  for (const select of document.querySelectorAll("select[data-groups]")) {
+    const groups = document.querySelectorAll(`#${CSS.escape(select.dataset.groups)} .compare`);
+    const show = () => {
+      for (const group of groups) group.hidden = group.dataset.group !== select.value;
+    };
+    select.addEventListener("change", show);
+    show();
+  }
+})();
