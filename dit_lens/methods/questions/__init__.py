@@ -32,6 +32,9 @@ _HOMES = {
     "semantics_or_detail": ("semantics_or_detail", "QUESTION"),
     "single_or_all": ("single_or_all", "QUESTION"),
     "dose": ("dose", "QUESTION"),
+    "step_map": ("maps", "STEP_MAP"),
+    "final_map": ("maps", "FINAL_MAP"),
+    "patch_map": ("maps", "PATCH_MAP"),
 }
 
 
