@@ -19,6 +19,7 @@ Tables `step_map`, `final_map`, `patch_map`, one row per metric, family, directi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -76,6 +77,12 @@ PRIMARY = {
 
 PATCHABLE = ("random_rank_window", "random", "low")
 """Controls that make sense of a patch: other channels, carried over alike. Energy is no part of it."""
+
+_DOES = {
+    STEP: "changes the velocity",
+    FINAL: "changes the image",
+    PATCH: "moves it towards its donor",
+}
 
 _DIRECTIONS = {
     "denoising": "patching the source's massive channels into the target's run",
@@ -267,17 +274,11 @@ class Maps:
         passing = sum(verdict.outcome == "supported" for verdict in verdicts)
         control = control_words(found.control)
         what = _DIRECTIONS.get(direction) or treatment_words(arm)
-        moves = "moves the run towards its donor" if name == PATCH else "changes it"
-        claim = f"in some block and step, {what} {moves} more than {control}"
-        n = int(cells.n.max())
+        claim = f"in some block and step, {what} {_DOES[name]} more than its control, {control}"
         reason = {
             "supported": f"{passing} of {len(every)} cells pass the correction",
             "not supported": "in no cell does the verdict leave room for it",
-            "undecided": (
-                f"{n} prompts cannot give a p-value of {judging.alpha:g} or less"
-                if smallest_p(n) > judging.alpha
-                else "no cell passes the correction, yet an effect that matters is not excluded in some"
-            ),
+            "undecided": _why_undecided(int(cells.n.max()), len(every), judging),
         }[outcome]
         return Answer(
             name=".".join(filter(None, (name, direction, cells.metric))),
@@ -304,6 +305,21 @@ class Maps:
         step = cells.steps[column]
         sigma = f" (sigma {figure(self.sigmas[step])})" if step < len(self.sigmas) else ""
         return f"block {cells.blocks[row]} at step {step}{sigma}"
+
+
+def _why_undecided(n: int, cells: int, judging: Judging) -> str:
+    """Why a map in which no cell passes excludes none: p-values of few prompts are coarse."""
+    if smallest_p(n) > judging.alpha:
+        return f"{n} prompts cannot give a p-value of {judging.alpha:g} or less"
+    # Random sign patterns stand for all where there are too many; then these limit p.
+    least = max(smallest_p(n), 2 / (judging.resamples + 1) if 2**n > judging.resamples else 0.0)
+    needed = math.ceil(cells * least / judging.alpha)
+    if needed > 1:
+        return (
+            f"with {n} prompts no cell can pass unless {needed} of the {cells} reach the smallest p-value "
+            f"({least:.2g}) at once"
+        )
+    return "no cell passes the correction, yet an effect that matters is not excluded in some"
 
 
 def _there(outcome: str) -> str:
