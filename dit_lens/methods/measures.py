@@ -171,12 +171,7 @@ class Measures:
         seen = [name for name in wanted if needs_image(name)]
         if seen:
             assert images is not None and clean_images is not None
-            size = max(1, _PIXELS // (images[0].width * images[0].height))
-            parts = [
-                self._pictures(seen, prompts[at], images[at], clean_images[at])
-                for at in (slice(start, start + size) for start in range(0, len(images), size))
-            ]
-            found |= {name: np.concatenate([part[name] for part in parts]) for name in seen}
+            found |= self._pictures(seen, prompts, images, clean_images)
         return found
 
     def _pictures(
@@ -213,6 +208,15 @@ class Measures:
 def needs_image(name: str) -> bool:
     """Whether a metric looks at pictures."""
     return name in IMAGE_METRICS or name in ABSOLUTE
+
+
+def rows_at_a_time(height: int, width: int) -> int:
+    """How many pictures of that many pixels are decoded and measured together.
+
+    >>> rows_at_a_time(1024, 1024)
+    4
+    """
+    return max(1, _PIXELS // (height * width))
 
 
 def default_measures(
