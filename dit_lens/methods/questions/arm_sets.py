@@ -145,6 +145,14 @@ def find(
     return tuple(sorted(found, key=lambda arm: arm.draw))
 
 
+def some(arms: Iterable[Arm], family: str, **coordinates: Any) -> tuple[Arm, ...]:
+    """As `find`; raises `BadInput` where there is none."""
+    found = find(arms, family, **coordinates)
+    if not found:
+        raise BadInput(_lacking(family, coordinates, "an arm", 0))
+    return found
+
+
 def blocks_of(arms: Iterable[Arm], family: str) -> tuple[int, ...]:
     """The blocks in which a family was edited alone, in order.
 
@@ -181,12 +189,16 @@ def one(arms: Iterable[Arm], family: str, **coordinates: Any) -> Arm:
     """
     found = find(arms, family, **coordinates)
     if len(found) != 1:
-        at = ", ".join(f"{name} {value}" for name, value in coordinates.items())
-        raise BadInput(
-            f"This question needs one arm of family {family!r}{' at ' + at if at else ''}, and was given "
-            f"{len(found)}. Give it the arms that its arms() declares."
-        )
+        raise BadInput(_lacking(family, coordinates, "one arm", len(found)))
     return found[0]
+
+
+def _lacking(family: str, coordinates: dict[str, Any], needed: str, given: int) -> str:
+    at = ", ".join(f"{name} {value}" for name, value in coordinates.items())
+    return (
+        f"This question needs {needed} of family {family!r}{' at ' + at if at else ''}, and was given "
+        f"{given}. Give it the arms that its arms() declares."
+    )
 
 
 def _require_channels(setting: Setting) -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 from dit_lens.graph.interventions import Mean, Zero
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
-from dit_lens.methods.questions.arm_sets import MASSIVE, control_arms, find, massive_arm, one, where
+from dit_lens.methods.questions.arm_sets import MASSIVE, control_arms, find, massive_arm, one, some, where
 from dit_lens.methods.questions.judged import (
     OPPOSITE,
     about_missing,
@@ -99,7 +99,7 @@ def answer(
         "zero": only(zero),
         MEAN_ONLY: only(one(arms, MEAN_ONLY)),
         RESIDUAL_ONLY: only(one(arms, RESIDUAL_ONLY)),
-        "shuffled": mean_of(find(arms, SHUFFLED)),
+        "shuffled": mean_of(some(arms, SHUFFLED)),
         LN_PRESERVING: only(one(arms, LN_PRESERVING)),
     }
     metrics = metrics_for(measured, metrics, zero)

@@ -58,11 +58,7 @@ def answer(
     measured = Measured(effects, judging)
     by_family = _by_family(arms)
     massive = by_family[MASSIVE]
-    metrics = [
-        name
-        for name in metrics_for(measured, metrics, massive[min(massive)])
-        if not name.startswith("attribute.")
-    ]
+    metrics = metrics_for(measured, metrics, massive[min(massive)], attributes=False)
     table = pd.DataFrame(
         {"metric": metric, "family": family, "k": k, **measured.level(metric, only(arm)).columns()}
         for metric in metrics

@@ -23,13 +23,16 @@ JUDGED = ("alignment", "ssim", "semantics")
 OPPOSITE: Mapping[Direction, Direction] = {"greater": "less", "less": "greater"}
 
 
-def metrics_for(measured: Measured, metrics: Sequence[str], arm: Arm) -> tuple[str, ...]:
-    """The metrics that have values for this arm.
+def metrics_for(
+    measured: Measured, metrics: Sequence[str], arm: Arm, *, attributes: bool = True
+) -> tuple[str, ...]:
+    """The metrics that have values for this arm; single attributes only if they are wanted.
 
     Raises:
         BadInput: none of them.
     """
-    found = measured.measured(metrics, arm)
+    wanted = [name for name in metrics if attributes or not name.startswith("attribute.")]
+    found = measured.measured(wanted, arm)
     if not found:
         raise BadInput(
             f"None of the metrics {', '.join(metrics) or '(none)'} has a value for the arm {arm.name!r}. "

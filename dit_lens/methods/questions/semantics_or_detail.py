@@ -30,9 +30,9 @@ from dit_lens.methods.questions.arm_sets import (
     control_arms,
     declared,
     families,
-    find,
     massive_arm,
     one,
+    some,
 )
 from dit_lens.methods.questions.judged import about_missing, corrected, joint_answer, metrics_for
 from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, metric_of, only
@@ -74,14 +74,15 @@ class _Protocols:
     def of(cls, arms: Sequence[Arm]) -> _Protocols:
         massive = one(arms, MASSIVE)
         blocks = blocks_of(arms, MASSIVE)
-        control = families(arms, FAIR, protocol="single_block", block=blocks[0])[0]
+        kinds = families(arms, FAIR, protocol="single_block", block=blocks[0])
+        control = (*kinds, FAIR[0])[0]
         single = {
             family: tuple(one(arms, family, protocol="single_block", block=block) for block in blocks)
             for family in (MASSIVE, control)
         }
         return cls(
             control,
-            {"all_blocks": {MASSIVE: (massive,), control: find(arms, control)}, "single_block": single},
+            {"all_blocks": {MASSIVE: (massive,), control: some(arms, control)}, "single_block": single},
         )
 
 

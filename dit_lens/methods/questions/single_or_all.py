@@ -75,7 +75,7 @@ def answer(
     measured = Measured(effects, judging)
     places = _places(arms)
     massive = places[None][MASSIVE]
-    metrics = [name for name in metrics_for(measured, metrics, massive) if not name.startswith("attribute.")]
+    metrics = metrics_for(measured, metrics, massive, attributes=False)
     judged = judged_metrics(metrics)
     rows: list[dict[str, object]] = []
     single, together = {}, {}

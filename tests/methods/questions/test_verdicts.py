@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dit_lens.errors import BadInput
+from dit_lens.graph.interventions import Scale
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm
 from dit_lens.methods.questions import QUESTIONS, Answered
@@ -433,3 +434,21 @@ def test_the_curve_is_in_the_table() -> None:
     assert list(curve["k"]) == [1, 2, 4, 8, 16]
     assert curve["mean"].is_monotonic_decreasing
     assert ((table["ci_low"] <= table["mean"]) & (table["mean"] <= table["ci_high"])).all()
+
+
+@pytest.mark.parametrize("name", ["single_or_all", "dose"])
+def test_attributes_alone_are_no_measure_of_disruption_by_block_or_dose(name: str) -> None:
+    with pytest.raises(BadInput, match="None of the metrics"):
+        asked(QUESTIONS[name], massive_disrupts, metrics=("attribute.shape",))
+
+
+def test_another_edit_is_called_what_it_is() -> None:
+    question, setting = QUESTIONS["disruption"], a_setting(op=Scale(0.5, part="mean"), controls={"low": 1})
+    arms = question.arms(setting)
+    (answer,) = question.answer(
+        effects(arms, massive_disrupts, metrics=("my_score",)), arms, metrics=["my_score"], judging=FAST
+    ).answers
+    assert answer.claim.startswith("scaling the mean part of massive channels disrupts the image")
+    # An outside score is better the larger it is, so disruption lowers it.
+    assert (answer.direction, answer.outcome) == ("less", "supported")
+    assert "Against the weakest channels, my score is 0.0" in answer.sentence
