@@ -27,6 +27,10 @@ MAX_SEQUENCE_LENGTH = 512
 """Most T5 tokens that the pipeline accepts."""
 
 
+MOST = {"steps": 10_000, "height": 16_384, "width": 16_384, "max_sequence_length": MAX_SEQUENCE_LENGTH}
+"""Beyond these a number is a slip of the keyboard, and its schedule or noise alone could fill the memory."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a trajectory is sampled; everything but prompt and seed.
@@ -47,10 +51,9 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadInput(f"sampling.{name} is {value!r}; it must be a whole number, at least {least}.")
-        if self.max_sequence_length > MAX_SEQUENCE_LENGTH:
-            raise BadInput(
-                f"sampling.max_sequence_length is {self.max_sequence_length}; at most {MAX_SEQUENCE_LENGTH}."
-            )
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise BadInput(f"sampling.{name} is {getattr(self, name)}; at most {most:,}.")
         if isinstance(self.guidance_scale, bool) or not isinstance(self.guidance_scale, int | float):
             raise BadInput(f"sampling.guidance_scale is {self.guidance_scale!r}; it must be a number.")
         if not 0 <= self.guidance_scale < float("inf"):
