@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.graph.conflicts import refuse_ambiguous_patches, refuse_cycles
 from dit_lens.graph.interventions import Intervention
 from dit_lens.graph.site import Site
 from dit_lens.graph.spec import BoxSpec, GraphSpec
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedTrajectory:
-    """A trajectory; `finishes` says whether it is denoised to the end, or stops after its last read."""
+    """A trajectory; `finishes` says whether it is denoised to the end, or stops after its last read.
+
+    `follows` is the trajectory whose latents it takes, which follows none itself; None where it has its own.
+    """
 
     id: str
     prompt: str
     seed: int
     finishes: bool
+    follows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,29 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
     facts = _Facts(spec, lens, sampling, tuple(float(s) for s in start.sigmas), grid)
     edits = tuple(facts.edit(i) for i in range(len(spec.edits)))
     reads = tuple(facts.read(i) for i in range(len(spec.reads)))
-    _refuse_cycles(spec, edits)
-    _refuse_ambiguous_patches(spec, edits)
+    refuse_cycles(spec, edits)
+    refuse_ambiguous_patches(spec, edits)
     only_reads = bool(reads) and not edits
+    followed = tuple(facts.followed(i) for i in range(len(spec.trajectories)))
     trajectories = tuple(
         CheckedTrajectory(
-            each.id, each.prompt, each.seed, each.until == "end" or (each.until == "auto" and not only_reads)
+            each.id,
+            each.prompt,
+            each.seed,
+            follows is None and (each.until == "end" or (each.until == "auto" and not only_reads)),
+            follows,
         )
-        for each in spec.trajectories
+        for each, follows in zip(spec.trajectories, followed, strict=True)
     )
     used = {read.of for read in reads} | {edit.source for edit in edits}
     for i, each in enumerate(trajectories):
-        if not each.finishes and i not in used and spec.trajectories[i].until == "last_read":
+        if each.follows is not None and i not in used:
+            raise BadInput(
+                f"trajectories.{i}.follows: {each.id!r} takes the latents of "
+                f"{trajectories[each.follows].id!r}, and nothing draws on it or reads it: it would do "
+                "nothing. Patch from it, read it, or leave it out."
+            )
+        if i not in used and spec.trajectories[i].until == "last_read":
             raise BadInput(
                 f"trajectories.{i}.until: {each.id!r} stops after its last read, and nothing reads it. "
                 "Add a read, or use until: end."
@@ -144,6 +160,26 @@ class _Facts:
         # Graphs of maps name the same few patterns thousands of times.
         self._points: dict[tuple[str, ...], tuple[HookPoint, ...]] = {}
         self._steps: dict[str, tuple[int, ...]] = {}
+
+    def followed(self, index: int) -> int | None:
+        """The trajectory at the end of the chain of `follows`, if there is one."""
+        chain, each = [index], self.spec.trajectories[index]
+        place = f"trajectories.{index}"
+        if each.follows is not None and each.until == "end":
+            raise BadInput(
+                f"{place}.until: {each.id!r} takes the latents of {each.follows!r} and has no end of its "
+                "own. Leave out until."
+            )
+        while each.follows is not None:
+            chain.append(self._trajectory(each.follows, f"{place}.follows"))
+            each = self.spec.trajectories[chain[-1]]
+            if chain[-1] in chain[:-1]:
+                names = " → ".join(self.spec.trajectories[i].id for i in chain)
+                raise BadInput(
+                    f"{place}.follows: {names} lead round in a circle, and none of them has latents of its "
+                    "own. One must follow no other."
+                )
+        return chain[-1] if len(chain) > 1 else None
 
     def edit(self, index: int) -> CheckedEdit:
         each, place = self.spec.edits[index], f"edits.{index}"
@@ -327,65 +363,6 @@ class _Facts:
                 "sampling.guidance_scale above 1, or use branch: cond."
             )
         return (branch,)
-
-
-def _refuse_cycles(spec: GraphSpec, edits: tuple[CheckedEdit, ...]) -> None:
-    names = [each.id for each in spec.trajectories]
-    sources: dict[int, dict[int, int]] = {}
-    for edit in edits:
-        if edit.source is not None:
-            sources.setdefault(edit.into, {}).setdefault(edit.source, edit.index)
-    done: set[int] = set()
-    for root in sources:
-        # Depth first without recursion: chains of patches may be long.
-        path, stack = [root], [iter(sources[root])]
-        while path:
-            following = next((s for s in stack[-1] if s not in done), None)
-            if following is None:
-                done.add(path.pop())
-                stack.pop()
-            elif following in path:
-                loop = [*path[path.index(following) :], following]
-                raise BadInput(
-                    f"edits.{sources[path[-1]][following]}.source: the patches form a cycle, "
-                    f"{' ← '.join(names[i] for i in loop)}. Each trajectory must be run before those that "
-                    "draw on it: patch from an unedited trajectory of the same prompt and seed instead."
-                )
-            else:
-                path.append(following)
-                stack.append(iter(sources.get(following, {})))
-
-
-def _refuse_ambiguous_patches(spec: GraphSpec, edits: tuple[CheckedEdit, ...]) -> None:
-    patches: dict[int, list[CheckedEdit]] = {}
-    for edit in edits:
-        if edit.source is not None:
-            patches.setdefault(edit.into, []).append(edit)
-    for here in patches.values():
-        for i, one in enumerate(here):
-            for two in here[i + 1 :]:
-                if one.source != two.source and one.order == two.order and (at := _both(one, two)):
-                    names = [spec.trajectories[each.source or 0].id for each in (one, two)]
-                    raise BadInput(
-                        f"edits.{two.index}: {names[0]!r} (edits.{one.index}) and {names[1]!r} are both "
-                        f"patched into {spec.trajectories[one.into].id!r} at {at}. Say which "
-                        "comes first: give them different `order`."
-                    )
-
-
-def _both(one: CheckedEdit, two: CheckedEdit) -> HookPoint | None:
-    """A hook point at which both edits touch the same entries."""
-    if not set(one.steps) & set(two.steps) or not set(one.branches) & set(two.branches):
-        return None
-    for point in one.sites.keys() & two.sites.keys():
-        a, b = one.sites[point][0], two.sites[point][0]
-        if _overlap(a.channels, b.channels) and _overlap(a.tokens, b.tokens):
-            return point
-    return None
-
-
-def _overlap(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> bool:
-    return a is None or b is None or bool(set(a) & set(b))
 
 
 @contextmanager

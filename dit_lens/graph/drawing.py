@@ -8,11 +8,15 @@ from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
 
 
 def draw(spec: GraphSpec) -> str:
-    """One paragraph per trajectory: its prompt and seed, then edits, patches and reads as declared."""
+    """One paragraph per trajectory: its prompt and seed, then edits, patches and reads as declared.
+
+    ● has latents of its own, ○ takes those of another.
+    """
     sampling = ", ".join(f"{key} {value}" for key, value in spec.sampling.items()) or "the model's own"
     lines = [f"graph {spec.hash}   sampling: {sampling}"]
     for each in spec.trajectories:
-        lines.append(f"● {each.id}   {each.prompt!r}, seed {each.seed}")
+        follows = f", at the latents of {each.follows}" if each.follows else ""
+        lines.append(f"{'○' if follows else '●'} {each.id}   {each.prompt!r}, seed {each.seed}{follows}")
         here = [_edit(edit, spec) for edit in spec.edits if edit.into == each.id]
         here += [_read(read, spec) for read in spec.reads if read.of == each.id]
         lines += [f"{'└' if i == len(here) - 1 else '├'}─ {line}" for i, line in enumerate(here)]
@@ -20,7 +24,7 @@ def draw(spec: GraphSpec) -> str:
 
 
 def _edit(edit: EditSpec, spec: GraphSpec) -> str:
-    op = {k: v for k, v in edit.op.to_data().items() if k != "op" and v not in ("all", False)}
+    op = {k: v for k, v in edit.op.to_data().items() if k != "op" and v != "all" and v is not False}
     fields = "".join(f" {key}={value}" for key, value in op.items())
     source = f" ◄── {edit.source}" if edit.source else ""
     return f"{edit.op.op}{fields}{source}   {_where(edit, spec)}"

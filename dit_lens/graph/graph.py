@@ -20,6 +20,7 @@ from dit_lens.graph.spec import (
     MaskSpec,
     ReadSpec,
     TrajectorySpec,
+    plain_numbers,
     spec_from_data,
     spec_from_yaml,
     validated,
@@ -73,9 +74,19 @@ class InterventionGraph:
 
     # ------------------------------------------------------------------------------------ building
     def trajectory(
-        self, *, prompt: str, seed: int, id: str | None = None, until: str = "auto"
+        self,
+        *,
+        prompt: str,
+        seed: int,
+        id: str | None = None,
+        until: str = "auto",
+        follows: TrajectoryRef | str | None = None,
     ) -> TrajectoryRef:
         """Add a denoising run from a prompt and a seed; trajectories that share both share their noise.
+
+        With `follows`, a shadow of another trajectory: before every step it takes that one's latents, so that
+        its activations and velocity, under its own prompt and edits, are those at the other's latents. Its
+        seed only feeds edits that draw numbers. See `guide`.
 
         Raises:
             BadInput: the id is taken, or a value is of the wrong kind.
@@ -84,7 +95,15 @@ class InterventionGraph:
         if name in self._ids:
             raise BadInput(f"trajectories: {name!r} stands twice; names must differ.")
         place = f"trajectories.{len(self._trajectories)}"
-        made = validated(TrajectorySpec, place, id=name, prompt=prompt, seed=seed, until=until)
+        made = validated(
+            TrajectorySpec,
+            place,
+            id=name,
+            prompt=prompt,
+            seed=seed,
+            until=until,
+            follows=None if follows is None else self._known(follows, f"{place}.follows"),
+        )
         self._ids.add(name)
         self._add(self._trajectories, made)
         return TrajectoryRef(name)
@@ -122,7 +141,7 @@ class InterventionGraph:
                 source=None if source is None else self._known(source, f"edits.{len(self._edits)}.source"),
                 channels=self._channels(channels),
                 tokens=self._tokens(tokens),
-                steps=_plain(steps),
+                steps=plain_numbers(steps),
                 branch=branch,
                 order=order,
             ),
@@ -155,6 +174,60 @@ class InterventionGraph:
             order=order,
         )
 
+    def guide(
+        self,
+        target: TrajectoryRef | str,
+        *,
+        at: Any,
+        weight: float,
+        op: Intervention | str | Mapping[str, Any] = "zero",
+        channels: Any = "all",
+        tokens: Any = "all",
+        steps: Any = "all",
+        branch: str = "both",
+        id: str | None = None,
+        order: int = 0,
+    ) -> TrajectoryRef:
+        """Lead a trajectory away from what an edit makes of it: v + weight · (v − v_edited) at every step.
+
+        v is the trajectory's own velocity and v_edited the one that the edited model predicts at the same
+        latents: Detail Guidance (arXiv 2510.11538) where the edit zeroes massive channels. Adds a shadow that
+        `follows` the target, the edit of it, and a patch of its velocity with strength −weight; returns the
+        shadow. Weight 0 changes nothing, bit for bit.
+
+        Guidance comes on top, u + g · (c − u) of both branches: with `branch="both"` the guided velocity is
+        led away from the guided edited one by `weight`; with `branch="cond"` it moves by
+        g · weight · (c − c_edited).
+
+        Raises:
+            BadInput: no such trajectory, or a value of the wrong kind.
+
+        >>> g = InterventionGraph()
+        >>> image = g.trajectory(prompt="a red circle", seed=0, id="image")
+        >>> g.guide(image, at="blocks.3.resid_post.image", channels=[3, 7], weight=0.5, id="without 3 and 7")
+        TrajectoryRef(id='without 3 and 7')
+        """
+        place = f"edits.{len(self._edits)}"
+        name = self._known(target, f"{place}.into")
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise BadInput(f"guide: weight is {weight!r}; give a number, such as 0.5.")
+        kept = len(self._trajectories), len(self._edits)
+        followed = next(each for each in self._trajectories if each.id == name)
+        shadow = self.trajectory(prompt=followed.prompt, seed=followed.seed, id=id, follows=name)
+        try:
+            self.edit(shadow, at=at, op=op, channels=channels, tokens=tokens, steps=steps, branch=branch)
+            strength = 0.0 - weight
+            self.patch(
+                shadow, into=name, at="velocity", strength=strength, steps=steps, branch=branch, order=order
+            )
+        except BadInput:
+            # Half a guidance would be another experiment.
+            del self._trajectories[kept[0] :], self._edits[kept[1] :]
+            self._ids.discard(shadow.id)
+            self._spec = None
+            raise
+        return shadow
+
     def read(
         self,
         of: TrajectoryRef | str,
@@ -178,7 +251,7 @@ class InterventionGraph:
             reduce=reduce,
             channels=self._channels(channels),
             tokens=self._tokens(tokens),
-            steps=_plain(steps),
+            steps=plain_numbers(steps),
             branch=branch,
         )
         self._add(self._reads, made)
@@ -200,7 +273,7 @@ class InterventionGraph:
     def _channels(self, channels: Any) -> Any:
         blocks = getattr(channels, "blocks", channels if isinstance(channels, Mapping) else None)
         if not isinstance(blocks, Mapping):
-            return "all" if channels is None else _plain(channels)
+            return "all" if channels is None else plain_numbers(channels)
         made = validated(
             ChannelSetSpec,
             "channels",
@@ -213,7 +286,7 @@ class InterventionGraph:
     def _tokens(self, tokens: Any) -> Any:
         if tokens is None:
             return "all"
-        value = _plain(tokens)
+        value = plain_numbers(tokens)
         rows = value if isinstance(value, list) else []
         if rows and all(isinstance(row, list) for row in rows):
             flat = [cell for row in rows for cell in row]
@@ -322,15 +395,3 @@ class InterventionGraph:
             f"InterventionGraph({self.hash}: {len(self._trajectories)} trajectories, "
             f"{len(self._edits)} edits, {len(self._reads)} reads)"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tensors, ranges and tuples as lists of Python numbers; anything else as it is."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, range | tuple | list | set | frozenset):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [_plain(each) for each in items]
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        return int(value)
-    return value

@@ -41,9 +41,11 @@ def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham:
             for forward in at_step:
                 for row in forward.rows:
                     kinds[unit.rows[row].kind] += blocks_run(graph, unit, forward)
-        for each in unit.rows:
+        for i, each in enumerate(unit.rows):
             if each.kind != "sham":
-                without += (each.last + 1) * graph.num_blocks
+                shadow = each.follows is not None
+                steps = [s for s in range(each.last + 1) if not shadow or (i, s) in unit.works]
+                without += len(steps) * graph.num_blocks
     return Plan(
         graph=graph,
         arms_per_forward=most,
@@ -70,6 +72,7 @@ def _joined(graph: CheckedGraph) -> list[list[int]]:
     first: dict[tuple[str, int], int] = {}
     pairs = [(e.into, e.source) for e in graph.edits if e.source is not None]
     pairs += [(i, first.setdefault((t.prompt, t.seed), i)) for i, t in enumerate(graph.trajectories)]
+    pairs += [(i, t.follows) for i, t in enumerate(graph.trajectories) if t.follows is not None]
     for one, two in pairs:
         a, b = sorted((find(one), find(two)))
         leader[b] = a
@@ -91,14 +94,18 @@ class _Planner:
             dict.fromkeys((graph.trajectories[i].prompt, graph.trajectories[i].seed) for i in members)
         )
         self.works: dict[tuple[int, int], Work] = {}
+        followed = {i: graph.trajectories[i].follows for i in members}
+        self.follows = {i: root for i, root in followed.items() if root is not None}
 
     def unit(self) -> Unit:
         graph = self.graph
+        levels = self._levels()
+        last, wanted = self._last_steps(levels)
         start = dict.fromkeys(self.members, graph.sampling.steps)
         for edit in self.edits:
             start[edit.into] = min(start[edit.into], edit.steps[0])
-        last = self._last_steps()
-        levels = self._levels()
+        for i in self.follows:
+            start[i] = min(wanted[i], default=graph.sampling.steps)
         for i in self.members:
             if last[i] < start[i] < graph.sampling.steps:
                 raise BadInput(
@@ -118,10 +125,17 @@ class _Planner:
                 self.arm_row[i] = len(self.groups) + len(arms)
                 finishes = graph.trajectories[i].finishes
                 name = graph.trajectories[i].id
-                arms.append(
-                    Row("arm", name, group_of[i], i, levels[i], start[i], last[i], finishes, not finishes)
+                # What follows it past its own end needs its latents after the last touch.
+                ends = not finishes and not any(
+                    root == i and last[i] + 1 in wanted[shadow] for shadow, root in self.follows.items()
                 )
-        self.start, self.group_of = start, group_of
+                arms.append(
+                    Row(
+                        "arm", name, group_of[i], i, levels[i], start[i], last[i], finishes, ends,
+                        self.follows.get(i),
+                    )
+                )  # fmt: skip
+        self.start, self.group_of, self.wanted = start, group_of, wanted
         self._fill(last)
         shams = self._shams(arms) if self.sham else []
         self._hold_entries([*arms, *shams])
@@ -129,22 +143,37 @@ class _Planner:
         rows = (*clean, *arms, *shams)
         return Unit(self.groups, group_of, self.arm_row, rows, self.works, tuple(self._forwards(rows)))
 
-    def _last_steps(self) -> dict[int, int]:
-        """Last step of each trajectory: its end, its last read, or the last that another draws on."""
+    def _last_steps(self, levels: Mapping[int, int]) -> tuple[dict[int, int], dict[int, set[int]]]:
+        """Last step of each trajectory, and the steps at which something of each shadow is wanted.
+
+        The last step is a trajectory's end, its last read, the last that another draws on, or the one before
+        the last at which another takes its latents.
+        """
         graph = self.graph
         last = {i: graph.sampling.steps - 1 if graph.trajectories[i].finishes else -1 for i in self.members}
+        wanted: dict[int, set[int]] = {i: set() for i in self.members}
         for read in self.reads:
             last[read.of] = max(last[read.of], read.steps[-1])
-        levels = self._levels()
-        for edit in sorted(self.edits, key=lambda e: -levels[e.into]):
-            if edit.source is not None:
-                drawn = [s for s in edit.steps if s <= last[edit.into]]
+            wanted[read.of] |= set(read.steps)
+        patches = sorted((e for e in self.edits if e.source is not None), key=lambda e: -levels[e.into])
+        before: dict[int, int] = {}
+        # A shadow makes the trajectory that it follows run on, which may draw on the shadow in turn.
+        while before != last:
+            before = dict(last)
+            for edit in patches:
+                assert edit.source is not None
+                drawn = {s for s in edit.steps if s <= last[edit.into]}
+                if edit.into in self.follows:
+                    drawn &= wanted[edit.into]
+                wanted[edit.source] |= drawn
                 last[edit.source] = max(last[edit.source], *drawn, -1)
-        return last
+            for shadow, root in self.follows.items():
+                last[root] = max(last[root], max(wanted[shadow], default=0) - 1)
+        return last, wanted
 
     def _levels(self) -> dict[int, int]:
         """How many trajectories must have gone before within a step; 0 draws on unedited ones at most."""
-        edited = {edit.into for edit in self.edits}
+        edited = {edit.into for edit in self.edits} | self.follows.keys()
         sources: dict[int, set[int]] = {i: set() for i in self.members}
         for edit in self.edits:
             if edit.source is not None and edit.source in edited:
@@ -166,14 +195,18 @@ class _Planner:
 
     def _fill(self, last: Mapping[int, int]) -> None:
         for edit in self.edits:
+            shadow = edit.into in self.follows
             for step in (s for s in edit.steps if s <= last[edit.into]):
+                if shadow and step not in self.wanted[edit.into]:
+                    continue
                 work = self._work(self.arm_row[edit.into], step)
                 for point, (_, op) in edit.sites.items():
                     for branch in edit.branches:
                         work.edits.setdefault((point, branch), []).append(edit)
                         if edit.source is not None:
                             self._work(self._row(edit.source, step), step).held.add((point, branch))
-                        if "clean" in op.welcomes:
+                        # The unedited activation is that of other latents than a shadow's.
+                        if "clean" in op.welcomes and not shadow:
                             self._work(self.group_of[edit.into], step).held.add((point, branch))
         for read in self.reads:
             for step in read.steps:
@@ -186,7 +219,11 @@ class _Planner:
         """One row per group that is edited wherever its arms are, by the identity."""
         shams: list[Row] = []
         for g in range(len(self.groups)):
-            here = [(len(self.groups) + i, row) for i, row in enumerate(arms) if row.group == g]
+            here = [
+                (len(self.groups) + i, row)
+                for i, row in enumerate(arms)
+                if row.group == g and row.follows is None
+            ]
             if not here:
                 continue
             number = len(self.groups) + len(arms) + len(shams)
@@ -213,20 +250,30 @@ class _Planner:
             return 0 if first.component == "temb" else self.graph.num_blocks
         return first.block + (1 if first.component == "resid_post" else 0)
 
+    def _unedited_until(self, row: Row) -> int:
+        """The last step at whose beginning a row has the unedited latents of its group."""
+        if row.follows is None:
+            return row.start
+        # Followed with another prompt, or from another seed, it has nothing in common with its own group.
+        return self.start[row.follows] if self.group_of[row.follows] == row.group else -1
+
     def _hold_entries(self, own: list[Row]) -> None:
-        for i, row in enumerate(own):
-            entry = self._entry(len(self.groups) + i, row.start)
-            if entry:
-                for stream in STREAMS:
-                    point = HookPoint("resid_post", entry - 1, stream)
-                    if point in self.graph.shapes:
-                        self._work(row.group, row.start).held |= {(point, b) for b in self.graph.branches}
+        for i, row in enumerate(own, start=len(self.groups)):
+            for step in range(row.start, min(row.last, self._unedited_until(row)) + 1):
+                if row.runs_at(step, self.works.get((i, step))) and (entry := self._entry(i, step)):
+                    for stream in STREAMS:
+                        point = HookPoint("resid_post", entry - 1, stream)
+                        if point in self.graph.shapes:
+                            self._work(row.group, step).held |= {(point, b) for b in self.graph.branches}
 
     def _clean(self, g: int, arms: list[Row]) -> Row:
         here = [i for i in self.members if self.group_of[i] == g]
         finishes = any(self.graph.trajectories[i].finishes for i in here)
         touched = max((step for row, step in self.works if row == g), default=-1)
-        joined = max((row.start for row in arms if row.group == g), default=0)
+        joined = max((row.start for row in arms if row.group == g and row.follows is None), default=0)
+        for shadow, root in self.follows.items():
+            if self.group_of[root] == g:
+                joined = max(joined, *(s for s in self.wanted[shadow] if s <= self.start[root]), 0)
         last = self.graph.sampling.steps - 1 if finishes else max(touched, joined - 1)
         # Where an arm starts right behind, the latents after the last touch are still needed.
         stops = not finishes and joined <= touched
@@ -242,9 +289,10 @@ class _Planner:
             # Rows go together if they wait for the same others, enter at the same block, and end alike.
             together: dict[tuple[int, int, bool], list[int]] = {}
             for i, row in enumerate(rows):
-                if row.kind != "clean" and row.start <= step <= row.last:
-                    entry = self._entry(i, step) if step == row.start else 0
-                    key = (row.level, entry, row.stops and step == row.last)
+                if row.kind != "clean" and row.runs_at(step, self.works.get((i, step))):
+                    entry = self._entry(i, step) if step <= self._unedited_until(row) else 0
+                    stopped = row.follows is not None or (row.stops and step == row.last)
+                    key = (row.level, entry, stopped)
                     together.setdefault(key, []).append(i)
             for (_, entry, stops), members in sorted(together.items()):
                 count = -(-len(members) // self.most)

@@ -73,6 +73,10 @@ class TrajectorySpec(_Spec):
     until: Literal["auto", "end", "last_read"] = "auto"
     """`end` denoises to the end, `last_read` stops when all reads are done. `auto`: `last_read` in a graph
     that only reads, else `end`."""
+    follows: Text | None = None
+    """Another trajectory whose latents this one takes before every step, whatever it predicts itself: with
+    edits of its own, what the edited model would say at the very latents of the other. Such a shadow has no
+    image; patches from it and reads of it are what it is for."""
 
 
 class ChannelSetSpec(_Spec):
@@ -182,6 +186,18 @@ _MEMBERS: dict[str, type[BaseModel]] = {
     "channel_sets": ChannelSetSpec,
     "masks": MaskSpec,
 }
+
+
+def plain_numbers(value: Any) -> Any:
+    """Arrays, tensors, ranges and tuples as lists of Python numbers; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, range | tuple | list | set | frozenset):
+        items = sorted(value) if isinstance(value, set | frozenset) else value
+        return [plain_numbers(each) for each in items]
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        return int(value)
+    return value
 
 
 def spec_from_data(data: Any, place: str = "graph") -> GraphSpec:

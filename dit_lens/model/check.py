@@ -22,7 +22,8 @@ from dit_lens.model.hook_points import STREAMS, HookPoint
 from dit_lens.model.sampling import SampleBatch, Sampling, denoise
 
 if TYPE_CHECKING:
-    from dit_lens.model.lens import DiTLens, Touch
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.traced import Touch
 
 _GUIDANCE = (1.0, 4.5)
 _STEPS = 3

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dit_lens.errors import RunFailure
@@ -22,6 +21,7 @@ from dit_lens.model.sampling import SampleBatch, denoise
 from dit_lens.model.traced import Place
 from dit_lens.run.material import Materials, generator, measured
 from dit_lens.run.result import ReadValue
+from dit_lens.run.rows import as_before, as_tokens, joined, normed_as_before, reduced, stacked
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -75,6 +75,10 @@ class UnitRun:
             for i, row in enumerate(self.unit.rows):
                 if row.kind != "clean" and row.start == step <= row.last:
                     self.latents[i], self.paths[i] = before[row.group], []
+            # Only now: the one that is followed may begin at this very step.
+            for i, row in enumerate(self.unit.rows):
+                if row.follows is not None and row.runs_at(step, self.unit.works.get((i, step))):
+                    self.latents[i] = self.latents[self.unit.row_at(row.follows, step)]
             for forward in forwards:
                 self._forward(forward)
             self.held.clear()
@@ -115,8 +119,8 @@ class UnitRun:
         """Embeddings and schedule of rows, with their latents."""
         groups = tuple(self.unit.rows[row].group for row in rows)
         if groups not in self._stacked:
-            self._stacked[groups] = _stack([self.batches[g] for g in groups])
-        return replace(self._stacked[groups], latents=_joined([self.latents[row] for row in rows]))
+            self._stacked[groups] = stacked([self.batches[g] for g in groups])
+        return replace(self._stacked[groups], latents=joined([self.latents[row] for row in rows]))
 
     def material(self, edit: CheckedEdit, row: int, step: int, point: HookPoint, branch: str) -> Material:
         """What an edit of a row draws on."""
@@ -132,7 +136,9 @@ class UnitRun:
             if edit.source is None
             else as_tokens(point, self.take(self.unit.row_at(edit.source, step), step, point, branch)),
             generator=generator(prompt, seed, step, point) if "generator" in op.needs else None,
-            clean=as_tokens(point, self.take(group, step, point, branch)) if "clean" in op.welcomes else None,
+            clean=as_tokens(point, self.take(group, step, point, branch))
+            if "clean" in op.welcomes and self.unit.rows[row].follows is None
+            else None,
         )
 
     def take(self, row: int, step: int, point: HookPoint, branch: str) -> Tensor:
@@ -232,7 +238,7 @@ class _Attempt:
             point = HookPoint("resid_post", entry - 1, stream)
             if point in self.of.plan.graph.shapes:
                 clean = [unit.rows[row].group for row in self.forward.rows]
-                streams[stream] = _joined(
+                streams[stream] = joined(
                     [self.of.take(g, step, point, branch) for branch in self.of.branches for g in clean]
                 )
         adapter = self.of.lens.adapter
@@ -348,79 +354,5 @@ class _Attempt:
         return serve
 
 
-def normed_as_before(module: Any, x: Tensor, removed: Tensor) -> Tensor:
-    """LayerNorm of `x` [rows, tokens, C] with the mean and variance of x + removed.
-
-    All channels but the edited ones are normalised as if nothing had been removed.
-    """
-    wide = x.float() if x.element_size() < 4 else x
-    whole = wide + removed.to(wide)
-    mean = whole.mean(dim=-1, keepdim=True)
-    variance = whole.var(dim=-1, unbiased=False, keepdim=True)
-    normed = (wide - mean) * torch.rsqrt(variance + module.eps)
-    if getattr(module, "weight", None) is not None:
-        normed = normed * module.weight
-    if getattr(module, "bias", None) is not None:
-        normed = normed + module.bias
-    return normed.to(x.dtype)
-
-
-def reduced(read: CheckedRead, point: HookPoint, value: Tensor) -> Tensor:
-    """What a read keeps of one row's value."""
-    site = read.sites[point]
-    if read.reduce == "none" and site.channels is None and site.tokens is None:
-        return value[0]
-    tokens = as_tokens(point, value)
-    flat = tokens.ndim == 2
-    chosen = site.read(tokens.unsqueeze(1) if flat else tokens)[0]
-    if read.reduce == "none":
-        return chosen[0] if flat else chosen
-    wide = chosen.float() if chosen.element_size() < 4 else chosen
-    if read.reduce == "norm":
-        return wide.norm()
-    if read.reduce == "mean":
-        return wide.mean(dim=0)
-    if read.reduce == "abs_mean":
-        return wide.mean(dim=0).abs()
-    return wide.abs().mean(dim=0) if read.reduce == "mean_abs" else wide.abs().amax(dim=0)
-
-
-def as_tokens(point: HookPoint, value: Tensor) -> Tensor:
-    """A value in the layout that edits know: [rows, tokens, channels], or [rows, channels]."""
-    return rearrange(value, "r c h w -> r (h w) c") if point.component == "velocity" else value
-
-
-def as_before(point: HookPoint, value: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `as_tokens`."""
-    if point.component != "velocity":
-        return value
-    return rearrange(value, "r (h w) c -> r c h w", h=like.shape[2])
-
-
 def _key(point: HookPoint) -> tuple[int, int, int]:
     return point.forward_key
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _stack(batches: Sequence[SampleBatch]) -> SampleBatch:
-    """Several rows as one batch; they share their schedule."""
-    if len(batches) == 1:
-        return batches[0]
-
-    def cat(name: str) -> Any:
-        values = [getattr(batch, name) for batch in batches]
-        return None if values[0] is None else torch.cat(values)
-
-    return replace(
-        batches[0],
-        prompts=tuple(p for batch in batches for p in batch.prompts),
-        seeds=tuple(s for batch in batches for s in batch.seeds),
-        latents=cat("latents"),
-        prompt_embeds=cat("prompt_embeds"),
-        pooled_embeds=cat("pooled_embeds"),
-        negative_embeds=cat("negative_embeds"),
-        negative_pooled=cat("negative_pooled"),
-    )

@@ -41,6 +41,8 @@ class TrajectoryResult:
     `latents` is [steps done + 1, C, h, w] on the CPU, or [1, C, h, w], the last ones alone, where only those
     were kept. `start` is the first step at which it was edited; before it, and where it is None, it is the
     unedited trajectory of its prompt and seed. `image` is None where it was not asked for, or not finished.
+    A shadow that follows another trajectory has that one's latents and no image; its `start` is the first
+    step at which it ran.
     """
 
     id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -233,12 +233,18 @@ def run(
             pictures = _pictures(lens, done) if images else {}
             for i, row in enumerate(unit.rows):
                 group = unit.groups[row.group]
-                if row.kind != "arm":
+                # Where a group has nothing but shadows of another, its unedited trajectory is not wanted.
+                if row.kind == "sham" or (row.kind == "clean" and row.last >= 0):
                     kinds[row.kind][group] = _finished(done, i, None, pictures, keep)
                 if row.kind == "sham":
                     difference[group] = _largest_difference(done, i)
             for t in unit.group_of:
                 result = _finished(done, unit.own.get(t, unit.group_of[t]), t, pictures, keep)
+                follows = plan.graph.trajectories[t].follows
+                if follows is not None:
+                    path = _path(done, unit.own.get(follows, unit.group_of[follows]))
+                    latents = torch.cat(path if keep == "all" else path[-1:])
+                    result = replace(result, latents=latents, finished=False, image=None)
                 kinds["arm"][result.id] = result
                 if on_trajectory is not None:
                     on_trajectory(result)
@@ -266,14 +272,14 @@ def run(
 
 def _path(done: UnitRun, index: int) -> list[Tensor]:
     """Latents of a row before its first step and after each one; before its start, the unedited ones."""
-    row = done.unit.rows[index]
-    path = done.paths[index]
+    row, path = done.unit.rows[index], done.paths[index]
     return path if row.kind == "clean" else [*done.paths[row.group][: row.start + 1], *path]
 
 
 def _pictures(lens: DiTLens, done: UnitRun) -> dict[int, Image]:
     """Row → image, for every row that is denoised to the end; shams excepted."""
-    paths = {i: _path(done, i) for i, row in enumerate(done.unit.rows) if row.kind != "sham"}
+    wanted = (i for i, row in enumerate(done.unit.rows) if row.kind != "sham" and row.follows is None)
+    paths = {i: _path(done, i) for i in wanted}
     finished = {i: path[-1] for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)}
     if not finished:
         return {}

@@ -19,8 +19,10 @@ from dit_lens.model.sampling import Sampling
 pytestmark = pytest.mark.pure
 
 
-def made(edits=(), reads=(), trajectories=1, blocks=4, steps=5, finishes=True, prompts=None) -> CheckedGraph:
-    names = prompts or ["p"] * trajectories
+def made(
+    edits=(), reads=(), trajectories=1, blocks=4, steps=5, finishes=True, prompts=None, follows=None
+) -> CheckedGraph:
+    names, follows = prompts or ["p"] * trajectories, follows or {}
     shapes = {HookPoint("temb"): (8,), HookPoint("velocity"): (4, 2, 2)}
     for block, stream in product(range(blocks), ("image", "context")):
         for component in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
@@ -32,7 +34,10 @@ def made(edits=(), reads=(), trajectories=1, blocks=4, steps=5, finishes=True, p
         sigmas=tuple(1 - s / steps for s in range(steps + 1)),
         branches=("uncond", "cond"),
         num_blocks=blocks,
-        trajectories=tuple(CheckedTrajectory(f"t{i}", p, 0, finishes) for i, p in enumerate(names)),
+        trajectories=tuple(
+            CheckedTrajectory(f"t{i}", p, 0, finishes and i not in follows, follows.get(i))
+            for i, p in enumerate(names)
+        ),
         edits=tuple(edits),
         reads=tuple(reads),
         shapes=shapes,
@@ -242,16 +247,24 @@ ADDRESSES = [
 @settings(max_examples=60, deadline=None)
 def test_any_graph_every_access_is_planned_once_in_a_forward_that_reaches_it(data):
     count = data.draw(st.integers(1, 5))
+    # A shadow follows a later trajectory, so that it may be patched into that one.
+    kinds = [data.draw(st.booleans()) for _ in range(count - 1)] + [False]
+    roots = [i for i in range(count) if not kinds[i]]
+    follows = {i: data.draw(st.sampled_from(roots)) for i in range(count) if kinds[i]}
     edits = []
     for i in range(data.draw(st.integers(0, 6))):
         into = data.draw(st.integers(0, count - 1))
         source = data.draw(st.none() | st.integers(0, into - 1)) if into else None
         steps = sorted(data.draw(st.sets(st.integers(0, 4), min_size=1)))
         edits.append(edit(i, into, data.draw(st.sampled_from(ADDRESSES)), steps, source))
+    reads = [
+        read(i, data.draw(st.integers(0, count - 1)), data.draw(st.sampled_from(ADDRESSES)), [s])
+        for i, s in enumerate(data.draw(st.lists(st.integers(0, 4), max_size=3)))
+    ]
     prompts = [data.draw(st.sampled_from("ab")) for _ in range(count)]
-    graph = made(edits, trajectories=count, prompts=prompts, blocks=3)
+    graph = made(edits, reads, trajectories=count, prompts=prompts, blocks=3, follows=follows)
     plan = make_plan(graph, arms_per_forward=data.draw(st.integers(1, 4)))
-    planned = []
+    planned, read_at = [], []
     for unit in plan.units:
         reached = {(row, f.step): f for at_step in unit.steps for f in at_step for row in f.rows}
         seen = [(row, f.step) for at_step in unit.steps for f in at_step for row in f.rows]
@@ -263,11 +276,26 @@ def test_any_graph_every_access_is_planned_once_in_a_forward_that_reaches_it(dat
                 at_entry = point.block == forward.entry - 1 and point.component == "resid_post"
                 assert at_entry or point.block is None or point.block >= forward.entry
             if unit.rows[row].kind == "arm":
-                planned += [e.index for each in work.edits.values() for e in each]
+                planned += [(e.index, step) for each in work.edits.values() for e in each]
+            read_at += [(r.index, step) for each in work.reads.values() for _, r in each]
             for e in (e for each in work.edits.values() for e in each if e.source is not None):
                 for point in e.sites:
                     source = unit.row_at(e.source, step)
                     assert (point, "cond") in unit.works[source, step].held
                     order = [r for f in unit.steps[step] for r in f.rows]
                     assert order.index(source) < order.index(row)
-    assert sorted(planned) == sorted(e.index for e in edits for _ in e.steps for _ in e.branches)
+        for i, row in enumerate(unit.rows):
+            if row.follows is not None:
+                assert all(f.stops for (r, _), f in reached.items() if r == i)
+                # Its latents are there: whoever has them has gone through every step before.
+                for step in (s for r, s in reached if r == i):
+                    root = [unit.row_at(row.follows, s) for s in range(step)]
+                    assert all((r, s) in reached and not reached[r, s].stops for s, r in enumerate(root))
+    # A shadow is edited where something of it is wanted, and nowhere else.
+    wanted = {i: {s for r in reads if r.of == i for s in r.steps} for i in follows}
+    for e in sorted(edits, key=lambda e: -e.into):
+        if e.source in follows:
+            wanted[e.source] |= {s for s in e.steps if e.into not in follows or s in wanted[e.into]}
+    expected = [(e.index, s) for e in edits for s in e.steps if e.into not in follows or s in wanted[e.into]]
+    assert sorted(planned) == sorted(2 * expected)
+    assert sorted(read_at) == sorted((r.index, s) for r in reads for s in r.steps)
