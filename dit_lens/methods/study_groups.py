@@ -219,13 +219,17 @@ def _at_the_end(
             here = part[start : start + size]
             names = set().union(*(measures.of(arm) for arm in here))
             latents = [result[f"{i}.{arm.name}"].latents[-1:] if arm.edits else end for arm in here]
-            # One at a time, as the plain pipeline would for this row.
-            images: list[Any] = [
-                (lens.decode(x)[0] if arm.edits else clean_image)
-                if arm.name in looked_at or arm.name in pictured
-                else None
-                for arm, x in zip(here, latents, strict=True)
+            decoded = [
+                k
+                for k, arm in enumerate(here)
+                if arm.edits and (arm.name in looked_at or arm.name in pictured)
             ]
+            images: list[Any] = [None if arm.edits else clean_image for arm in here]
+            if decoded:
+                # One by one: a picture must not depend on those beside it.
+                made = lens.decode(torch.cat([latents[k] for k in decoded]), one_by_one=True)
+                for k, image in zip(decoded, made, strict=True):
+                    images[k] = image
             values = measures.final(
                 names,
                 [member.prompt] * len(here),
