@@ -11,6 +11,8 @@ prompts, by the paired difference over prompts with Holm's correction over the c
 
 - `spatial.outline` (primary): massive above low, random, rank-window channels and a shuffled mask.
 - `spatial.last_step`: the same at the last step.
+- `spatial.everywhere`: at the last step after *every* block, against other channels. The places above were
+  chosen where massive channels do best; this says how far from there it holds.
 - `spatial.exclusive`: massive above all *other* channels together. The paper does not ask this. Where it is
   denied, the outline is no privilege of the massive channels.
 
@@ -21,18 +23,19 @@ masks; `spatial_k`, the same over the number of channels, at the chosen places.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.answers import Answer
+from dit_lens.methods.answers import Answer, all_of, judge_all
 from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.questions.judged import joint_answer
+from dit_lens.methods.questions.levels import metric_of
 from dit_lens.methods.questions.question import Answered, Judging, Setting
-from dit_lens.methods.questions.sentences import control_words, figure
+from dit_lens.methods.questions.sentences import control_words, difference, figure, sentences, spans
 from dit_lens.methods.resampling import mean_interval
 from dit_lens.methods.spatial.families import CONTROLS, ChannelFamily, channel_families, families_over_k
 from dit_lens.methods.spatial.study import best_place
@@ -139,6 +142,7 @@ def answer(
                 "where they are to be judged. Run the study there, too."
             )
         answers += _answers(here, place, judging)
+    answers.append(_everywhere(table[table["step"] == where[-1].step], where[-1].step, judging))
     tables = {"spatial_blocks": _levels(table, ["family", "block", "step"], judging)}
     if over_k is not None:
         tables["spatial_k"] = _levels(over_k, ["family", "k", "block", "step"], judging)
@@ -180,6 +184,60 @@ def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging) -> list[A
             )
         )
     return found
+
+
+def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> Answer:
+    """Massive channels against other channels after every block, corrected over blocks and controls."""
+    kinds = [kind for kind in CONTROLS if kind in set(there["family"])]
+    found = compare(
+        {**_tidy(there), "block": [*there["block"], *there.loc[there["family"] == MASSIVE, "block"]]},
+        treatment=_arm(MASSIVE, 0),
+        controls={kind: _draws(there, kind) for kind in kinds},
+        metrics=[_METRIC],
+        by=("block",),
+        confidence=judging.confidence,
+        resamples=judging.resamples,
+        seed=judging.seed,
+    )
+    blocks = sorted({key[2] for key in found})
+    joints = {
+        block: judge_all(
+            [effect for key, effect in found.items() if key[2] == block],
+            direction="greater",
+            alpha=judging.alpha,
+        )
+        for block in blocks
+    }
+    outcome = all_of(joint.outcome for joint in joints.values())
+    told = [
+        f"{kind} after {len(those)} of {len(blocks)} blocks ({spans(those)})"
+        for kind in ("supported", "not supported", "undecided")
+        if (those := [block for block, joint in joints.items() if joint.outcome == kind])
+    ]
+    worst = min(
+        (block for block in blocks if joints[block].outcome == outcome),
+        key=lambda block: joints[block].weakest.estimate or 0.0,
+    )
+    weakest = joints[worst].weakest
+    claim = "after every block, massive channels outline the subject better than as many other channels"
+    metric = replace(metric_of(_METRIC), title=_TITLE)
+    return Answer(
+        name=f"{NAME}.everywhere",
+        question=NAME,
+        claim=claim,
+        sources=SOURCES,
+        metric=_METRIC,
+        direction="greater",
+        outcome=outcome,
+        reason=joints[worst].reason,
+        sentence=sentences(
+            f"{outcome.capitalize()}: {claim}",
+            f"At step {step}: {'; '.join(told)}",
+            f"Least after block {worst}: against {control_words(weakest.control)}, "
+            f"{difference(metric, weakest)}",
+        ),
+        effects=tuple(found.values()),
+    )
 
 
 def _means(here: pd.DataFrame) -> str:

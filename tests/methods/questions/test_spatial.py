@@ -44,7 +44,9 @@ def outlined(family: str, block: int, step: int) -> float:
 
 def test_every_claim_has_its_verdict() -> None:
     found = {each.name: each for each in answer(planted(outlined), (BEST, LAST), judging=QUICK).answers}
-    assert list(found) == ["spatial.outline", "spatial.exclusive", "spatial.last_step"]
+    assert list(found) == [
+        "spatial.outline", "spatial.exclusive", "spatial.last_step", "spatial.everywhere",
+    ]  # fmt: skip
     outline = found["spatial.outline"]
     assert (outline.outcome, outline.primary, outline.direction) == ("supported", True, "greater")
     assert [effect.control for effect in outline.effects] == [
@@ -64,6 +66,23 @@ def test_every_claim_has_its_verdict() -> None:
     assert last.outcome == "not supported"
     assert [effect.control for effect in last.effects if effect.estimate > 0] == ["shuffled"]
     assert not last.primary
+
+
+def test_after_every_block_means_every_block() -> None:
+    def early_blocks_fail(family: str, block: int, step: int) -> float:
+        return 0.2 if (family, block) == ("massive", 0) else outlined(family, block, 5)
+
+    mixed = answer(planted(early_blocks_fail), (BEST, LAST), judging=QUICK).answers[-1]
+    assert (mixed.name, mixed.outcome, len(mixed.effects)) == ("spatial.everywhere", "not supported", 2 * 3)
+    assert (
+        "At step 9: supported after 1 of 2 blocks (1); not supported after 1 of 2 blocks (0)"
+        in mixed.sentence
+    )
+    assert "Least after block 0: against" in mixed.sentence
+    assert all(effect.p_adjusted >= effect.p for effect in mixed.effects)
+    whole = answer(planted(outlined, steps=(5,)), (BEST,), judging=QUICK).answers[-1]
+    assert whole.outcome == "supported"
+    assert "At step 5: supported after 2 of 2 blocks (0 and 1)" in whole.sentence
 
 
 def test_the_sentence_says_where_and_how_much() -> None:
