@@ -22,16 +22,16 @@ def plan_of(lens, steps, arms):
 def test_one_measured_step_prices_a_plan(tiny_sd3_lens, monkeypatch):
     asked = []
 
-    def measured(lens, plan, rows):
+    def measured(lens, prompt, seed, sampling, rows):
         asked.append(rows)
         return {1: 1.0, 3: 2.0}[rows]
 
-    monkeypatch.setattr(estimate, "_one_step", measured)
+    monkeypatch.setattr(estimate, "step_seconds", measured)
     # Two unedited steps; then three arms in one forward, from block 2 of 4 on.
     assert estimate.seconds(tiny_sd3_lens, plan_of(tiny_sd3_lens, 2, 3)) == 1 + 1 + 2.0 * 0.5
     assert asked == [1, 3]
     # Four arms share out as two and two: between the sizes that were measured.
-    monkeypatch.setattr(estimate, "_one_step", lambda lens, plan, rows: {1: 1.0, 2: 1.5}[rows])
+    monkeypatch.setattr(estimate, "step_seconds", lambda *given: {1: 1.0, 2: 1.5}[given[-1]])
     assert estimate.seconds(tiny_sd3_lens, plan_of(tiny_sd3_lens, 2, 4)) == 1 + 1 + 2 * 1.5 * 0.5
 
 
