@@ -219,9 +219,11 @@ def _per_row(latents: Tensor, values: Any, kind: type, name: str) -> list[Any]:
     if not isinstance(latents, Tensor) or latents.ndim != 4 or not len(latents):
         found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
         raise BadInput(f"Latents must be [rows, C, h, w], as encode(lens, pictures) gives them; got {found}.")
-    if not isinstance(values, kind | Sequence):
+    if isinstance(values, kind):
+        return [values] * len(latents)
+    if not isinstance(values, Sequence):
         raise BadInput(f"{name} is {values!r}; give one for all rows, or a list with one per row.")
-    listed = [values] * len(latents) if isinstance(values, kind) else list(values)
+    listed = list(values)
     if len(listed) != len(latents):
         raise BadInput(
             f"{len(listed)} {name} were given for {len(latents)} rows of latents; give one for all or "
