@@ -12,6 +12,7 @@ from dit_lens.methods.arms import Arm
 from dit_lens.methods.effect_tables import correct
 from dit_lens.methods.questions.levels import Measured, mean_of, metric_of, only
 from dit_lens.methods.questions.sentences import joint_sentence, listing
+from dit_lens.methods.resampling import smallest_p
 from dit_lens.methods.verdicts import Direction, Effect
 
 PRIMARY = ("alignment", "ssim", "psnr", "latent")
@@ -75,6 +76,17 @@ def against(
     return corrected(found)
 
 
+def too_few(effects: Sequence[Effect], comparisons: int, alpha: float) -> str:
+    """Why nothing can be supported, where so many comparisons are too many for the prompts; else "".
+
+    Few prompts cannot give small p-values, and the correction multiplies them.
+    """
+    n = max(effect.n for effect in effects)
+    if n < 2 or smallest_p(n) > alpha or smallest_p(n) * comparisons <= alpha:
+        return ""
+    return f"{n} prompts cannot reach p = {alpha:g} after correction over {comparisons} comparisons"
+
+
 def corrected(effects: Mapping[Any, Effect]) -> dict[Any, Effect]:
     """Holm over these effects; a single one stands alone."""
     return correct(effects) if len(effects) > 1 else dict(effects)
@@ -93,6 +105,7 @@ def joint_answer(
     primary: bool = False,
     words: Mapping[str, str] | None = None,
     extra: Sequence[str] = (),
+    comparisons: int | None = None,
 ) -> Answer:
     """The answer to a claim that all of these effects must bear out.
 
@@ -101,11 +114,14 @@ def joint_answer(
         title: what was compared, where it is not the metric itself.
         direction: the side that the claim names; by default that of a more disrupted image.
         words, extra: as in `joint_sentence`.
+        comparisons: over how many the effects were corrected; by default over themselves.
     """
     described = metric_of(metric)
     described = described if title is None else replace(described, title=title)
     side = direction or described.disrupted
     joint: Joint = judge_all(effects, direction=side, alpha=alpha)
+    if joint.outcome == "undecided":
+        extra = [too_few(effects, comparisons or len(effects), alpha), *extra]
     return Answer(
         name=name,
         question=name.split(".")[0],

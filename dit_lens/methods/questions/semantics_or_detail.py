@@ -140,6 +140,7 @@ def _part(metric: str, protocol: str, effect: Effect, massive: Arm, alpha: float
         metric=metric,
         alpha=alpha,
         sources=SOURCES,
+        comparisons=len(PROTOCOLS),
     )
 
 

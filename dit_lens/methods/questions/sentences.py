@@ -84,7 +84,8 @@ def difference(metric: Metric, effect: Effect) -> str:
     """
     if effect.estimate is None:
         return f"there is no value of {metric.title} to compare (n = {effect.n} prompts)"
-    is_or_are = "are" if "attributes" in metric.title.split() else "is"
+    several = "attributes" in metric.title.split() and not metric.title.startswith("the ")
+    is_or_are = "are" if several else "is"
     if effect.estimate == 0:
         return f"{metric.title} {is_or_are} the same ({numbers(effect)})"
     side = "higher" if effect.estimate > 0 else "lower"

@@ -37,6 +37,7 @@ from dit_lens.methods.questions.judged import (
     joint_answer,
     judged_metrics,
     metrics_for,
+    too_few,
 )
 from dit_lens.methods.questions.levels import Measured, metric_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
@@ -197,6 +198,8 @@ def _single(
     told += difference(described, weakest)
     if outcome != "supported":
         told += f": {blocks[best].reason}"
+    every = tuple(effect for joint in blocks.values() for effect in joint.effects)
+    few = too_few(every, len(every), measured.judging.alpha) if outcome == "undecided" else ""
     shown = {
         "unedited": measured.clean(metric),
         f"block {best} alone": measured.mean(metric, only(places[best][MASSIVE])),
@@ -211,8 +214,8 @@ def _single(
         direction=side,
         outcome=outcome,
         reason=blocks[best].reason,
-        sentence=sentences(f"{outcome}: {claim}", counted, told, levels(described, shown), note),
-        effects=tuple(effect for joint in blocks.values() for effect in joint.effects),
+        sentence=sentences(f"{outcome}: {claim}", counted, told, few, levels(described, shown), note),
+        effects=every,
         primary=primary,
     )
 

@@ -452,3 +452,15 @@ def test_another_edit_is_called_what_it_is() -> None:
     # An outside score is better the larger it is, so disruption lowers it.
     assert (answer.direction, answer.outcome) == ("less", "supported")
     assert "Against the weakest channels, my score is 0.0" in answer.sentence
+
+
+def test_too_many_comparisons_for_the_prompts_are_named() -> None:
+    # Seven prompts reach p = 0.016 and no less: enough for one comparison, too few for six.
+    single, together = asked(QUESTIONS["single_or_all"], massive_disrupts, prompts=7).answers[:2]
+    assert (single.outcome, together.outcome) == ("undecided", "supported")
+    assert "7 prompts cannot reach p = 0.05 after correction over 6 comparisons" in single.sentence
+    assert "cannot reach" not in together.sentence
+    dose = asked(QUESTIONS["dose"], massive_disrupts, prompts=6, metrics=("semantics", "latent")).answers
+    assert [answer.outcome for answer in dose] == ["undecided"] * 4
+    assert "6 prompts cannot reach p = 0.05 after correction over 2 comparisons" in dose[0].sentence
+    assert "the slope of semantic attributes as asked per doubling is" in dose[2].sentence
