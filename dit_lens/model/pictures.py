@@ -294,15 +294,16 @@ def _resized(pixels: Pixels, height: int, width: int, *, crop: bool) -> Pixels:
     """Lanczos on each channel as floats; what overshoots [0, 1] is clipped."""
     from PIL import Image as Pillow
 
-    rows, columns = pixels.shape[:2]
-    box = (0.0, 0.0, float(columns), float(rows))
     if crop:
+        # Cut before resizing: the kernel must not reach into what was cut off.
+        rows, columns = pixels.shape[:2]
         scale = min(rows / height, columns / width)
-        top, left = (rows - height * scale) / 2, (columns - width * scale) / 2
-        box = (max(left, 0.0), max(top, 0.0), min(columns - left, columns), min(rows - top, rows))
+        kept = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
+        pixels = pixels[top : top + kept[0], left : left + kept[1]]
     channels = [
         Pillow.fromarray(np.ascontiguousarray(pixels[..., c])).resize(
-            (width, height), Pillow.Resampling.LANCZOS, box=box
+            (width, height), Pillow.Resampling.LANCZOS
         )
         for c in range(3)
     ]
