@@ -119,5 +119,5 @@ def effect_map(table: pd.DataFrame, metric: str | None = None, direction: str | 
         f"{_head(name)}{where}: massive and control differ in {found} of {count(len(rows), 'cell')} "
         f"(Benjamini–Hochberg, 0.05; n = {int(rows['n'].max())} prompts). The largest difference is "
         f"{number(peak['difference'])}, in block {int(peak['block'])} at step {int(peak['step'])}. "
-        "This is exploration: no claim was tested."
+        "This is exploration: no cell was named beforehand."
     )

@@ -237,7 +237,7 @@ def step_map(run: RunView) -> Section:
     return _map_section(
         run,
         "step_map",
-        "Where and when does an edit move its own step?",
+        "Where and when do massive channels act on the velocity?",
         "One block edited at one step of the clean trajectory, read from the velocity of that same step.",
         "Nothing can accumulate over steps here: each cell is one forward pass.",
     )
@@ -248,7 +248,7 @@ def final_map(run: RunView) -> Section:
     return _map_section(
         run,
         "final_map",
-        "Where and when does an edit move the final image?",
+        "Where and when do massive channels act on the image?",
         "One block edited at one step, read at the end of the denoising.",
         "Later steps can repair what an early edit did, or amplify it.",
     )
@@ -259,7 +259,7 @@ def patch_map(run: RunView) -> Section:
     return _map_section(
         run,
         "patch_map",
-        "Where and when do they carry another prompt's image?",
+        "Where and when do massive channels carry one prompt's picture into another's?",
         "Two prompts that differ in one concept, from the same noise: the massive channels of one cell are "
         "taken from the other prompt's run.",
         "Denoising patches the source into the other prompt's run (is it sufficient?), noising the reverse "

@@ -46,7 +46,7 @@ _FAMILIES = {
     "massive": "massive channels",
     "low": "weakest",
     "random": "random",
-    "random_rank_window": "random, rank window",
+    "random_rank_window": "random, next ranks",
     "energy_matched": "energy matched",
     "mean_set": "set to the mean",
     "token_shuffle": "tokens shuffled",

@@ -63,7 +63,8 @@ class Section:
 
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
-    else on the first card. `exploratory` marks what tests no claim.
+    else on the first card. `exploratory` marks what looks at many places, none of
+    them named beforehand.
     """
 
     id: str

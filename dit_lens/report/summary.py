@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,13 +23,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One answer of a run as a reader sees it: its outcome as word and sign, and the rest of its sentence."""
+    """One answer of a run as a reader sees it: outcome (word and sign), claim, and the numbers behind it."""
 
     anchor: str
     title: str
     outcome: str
     sign: str
-    sentence: str
+    claim: str
+    numbers: str
     primary: bool
     sources: tuple[str, ...]
 
@@ -84,22 +86,44 @@ def verdicts(section: Section) -> tuple[Verdict, ...]:
     """Return a section's answers as a reader sees them."""
     return tuple(
         Verdict(
-            anchor=section.id,
-            title=section.title,
-            outcome=answer.outcome,
-            sign=SIGNS[answer.outcome],
-            sentence=_without_outcome(answer.sentence, answer.outcome),
-            primary=answer.primary,
-            sources=answer.sources,
+            section.id,
+            section.title,
+            answer.outcome,
+            SIGNS[answer.outcome],
+            *_in_two(_without_outcome(answer.sentence, answer.outcome), answer.claim),
+            answer.primary,
+            answer.sources,
         )
         for answer in section.answers
     )
 
 
+def _in_two(sentence: str, claim: str) -> tuple[str, str]:
+    """Return a verdict's claim, and the numbers that follow it; all of it where it does not begin so.
+
+    >>> _in_two("Exploratory map: it does. By 0.3 (n = 24).", "it does")
+    ('Exploratory map: it does.', 'By 0.3 (n = 24).')
+    """
+    start = sentence.lower().find(claim.lower())
+    end = start + len(claim)
+    if start < 0 or not claim:
+        return sentence, ""
+    return sentence[:end].rstrip(".") + ".", sentence[end:].lstrip(". ")
+
+
 def _without_outcome(sentence: str, outcome: str) -> str:
-    """Return a sentence without the outcome that its badge already says."""
-    head = f"{outcome}: "
-    rest = sentence[len(head) :] if sentence.lower().startswith(head) else sentence
+    """Return a sentence without the outcome that its badge already says.
+
+    >>> _without_outcome("Supported: it does.", "supported")
+    'It does.'
+    >>> _without_outcome("Undecided (exploratory map): it may.", "undecided")
+    'Exploratory map: it may.'
+    """
+    found = re.match(rf"{outcome}(?: \(([^)]*)\))?: ", sentence, flags=re.IGNORECASE)
+    if found is None:
+        return sentence
+    rest = sentence[found.end() :]
+    rest = f"{found[1]}: {rest}" if found[1] else rest
     return rest[:1].upper() + rest[1:]
 
 

@@ -12,7 +12,8 @@ from dit_lens.methods.stats import VERDICT_RULE
 from dit_lens.report import build_report, effect_findings
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words
 from dit_lens.report.page import SECTIONS, render
-from dit_lens.report.section import RunView
+from dit_lens.report.section import RunView, Section
+from dit_lens.report.summary import verdicts
 from dit_lens.run.records import RunFolder
 from tests.report.synthetic_effects import effect_tables, results, write_arms
 from tests.report.test_page import Page
@@ -59,7 +60,25 @@ def test_a_section_ends_in_its_verdicts_the_primary_one_first(html) -> None:
     assert "Undecided: " not in text, "the badge says it"
 
 
-def test_many_claims_on_one_question_are_folded(make_run, tables) -> None:
+def test_a_verdict_is_its_claim_and_then_its_numbers(html) -> None:
+    found = re.findall(r'<span class="claim">(.*?)</span> <span class="numbers">(.*?)</span>', html)
+    answers = results().answers
+    # Every answer stands in its section, and the primary ones on the first card as well.
+    assert len(found) == len(answers) + sum(answer.primary for answer in answers)
+    for claim, numbers in found:
+        assert any(claim.rstrip(".").lower() == answer.claim.lower() for answer in answers)
+        assert "95 % CI" in numbers and "n = 24 prompts" in numbers
+
+
+def test_a_map_says_that_it_explores_and_keeps_saying_it() -> None:
+    section = Section(id="a-map", title="", lead="", answers=(results().answers[0].model_copy(
+        update={"sentence": "Undecided (exploratory map): it may. 0 of 160 cells pass.", "claim": "it may"}
+    ),))  # fmt: skip
+    (verdict,) = verdicts(section)
+    assert (verdict.claim, verdict.numbers) == ("Exploratory map: it may.", "0 of 160 cells pass.")
+
+
+def test_many_claims_on_one_question_are_folded(make_run) -> None:
     folder = make_run({"disruption": effect_tables()["disruption"]})
     found = results()
     more = tuple(
@@ -90,7 +109,9 @@ def test_the_rule_is_quoted_once(html) -> None:
 
 def test_maps_are_marked_exploratory_and_nothing_else_is(html) -> None:
     marked = [
-        name for name in ("step-map", "final-map", "patch-map") if "it tests no claim" in part(html, name)
+        name
+        for name in ("step-map", "final-map", "patch-map")
+        if "none was named beforehand" in part(html, name)
     ]
     assert len(marked) == 3
     assert html.count("badge exploratory") == 3
@@ -108,8 +129,7 @@ def test_the_primary_metric_leads_its_section(html) -> None:
 
 # ----------------------------------------------------------------------------------------- what is not there
 def test_a_run_without_effects_says_so_and_keeps_the_rest(make_run, tables) -> None:
-    folder = make_run(tables)
-    html = build_report(folder).read_text(encoding="utf-8")
+    html = build_report(make_run({"agreement": tables["agreement"]})).read_text(encoding="utf-8")
     assert "This run wrote no table “disruption”. Its analysis does not ask for it." in part(
         html, "disruption"
     )
@@ -120,7 +140,8 @@ def test_a_run_without_effects_says_so_and_keeps_the_rest(make_run, tables) -> N
 
 
 def test_a_run_without_verdicts_ends_its_sections_in_numbers(make_run) -> None:
-    tables = effect_tables()
+    every = effect_tables()
+    tables = {name: every[name] for name in ("single_or_all", "bias_or_carrier", "dose")}
     html = build_report(make_run(tables)).read_text(encoding="utf-8")
     assert "SSIM with the clean image" in part(html, "single-or-all")
     for name in ("bias-or-carrier", "dose"):
@@ -138,7 +159,7 @@ def test_a_run_without_verdicts_ends_its_sections_in_numbers(make_run) -> None:
     ],
 )
 def test_damaged_or_newer_results_cost_the_verdicts_and_nothing_else(make_run, text, said) -> None:
-    folder = make_run(effect_tables())
+    folder = make_run({"disruption": effect_tables()["disruption"]})
     (folder / RESULTS).write_text(text)
     html = build_report(folder).read_text(encoding="utf-8")
     assert said in part(html, "summary")
@@ -147,7 +168,7 @@ def test_damaged_or_newer_results_cost_the_verdicts_and_nothing_else(make_run, t
 
 
 def test_hostile_sentences_are_text(make_run) -> None:
-    folder = make_run(effect_tables())
+    folder = make_run({"disruption": effect_tables()["disruption"]})
     data = json.loads(results().to_json())
     hostile = "Supported: <script>alert(1)</script> {{ 1 }}"
     data["answers"][0] |= {

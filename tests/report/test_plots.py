@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -231,3 +233,10 @@ def test_text_and_the_first_colours_stand_out_in_both_modes(mode) -> None:
     assert template(mode).layout.xaxis.gridcolor == GRID[mode]
     for colour in CATEGORICAL[:3]:
         assert contrast(colour, PAPER[mode]) >= 3
+
+
+@pytest.mark.parametrize(("mode", "position"), [("light", 0), ("dark", 1)])
+def test_badges_stand_out_from_the_card(mode, position) -> None:
+    style = (Path(plots.__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
+    for name in ("good", "bad", "soft"):
+        assert contrast(re.findall(rf"--{name}: (#\w{{6}})", style)[position], PAPER[mode]) >= 4.5
