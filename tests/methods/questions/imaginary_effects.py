@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -9,15 +10,21 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm
 from dit_lens.methods.channels import ChannelStatistics
 from dit_lens.methods.metrics import METRICS
-from dit_lens.methods.questions import Judging, Question, Setting
+from dit_lens.methods.questions import Answered, Judging, Question, Setting
 from tests.methods.synthetic import statistics_like
 
 FAST = Judging(resamples=499)
 
 BLOCKS, CHANNELS = 3, 40
+
+STRONG = 6.0
+"""A planted effect in standard deviations of the noise."""
+
+ALL_METRICS = ("alignment", "ssim", "semantics", "detail", "change_low", "change_high", "attribute.shape")
 
 CLEAN_SCORES = {"alignment": 0.35, "semantics": 0.95, "detail": 0.8}
 """What an unedited image scores; the other metrics are distances and have no value there."""
@@ -77,3 +84,18 @@ def asked(question: Question, disruption: Disruption, **options: object):  # typ
     table = effects(arms, disruption, **options)  # type: ignore[arg-type]
     metrics = list(dict.fromkeys(table["metric"]))
     return question.answer(table, arms, metrics=metrics, judging=FAST)
+
+
+def massive_disrupts(arm: Arm) -> float:
+    """All at once most, one block a little, more channels more; what keeps the mean or the layout, half."""
+    if arm.family == "mean_only":
+        return STRONG / 2
+    if arm.family != "massive":
+        return 0.0
+    if arm.k is not None:
+        return 1.0 + 2.0 * math.log2(arm.k)
+    return STRONG if arm.block is None else STRONG / 2
+
+
+def by_name(answered: Answered) -> dict[str, Answer]:
+    return {answer.name: answer for answer in answered.answers}
