@@ -209,7 +209,7 @@ class _Editing:
         for edit in edits:
             site, op = edit.sites[point]
             new = op.apply(x, site, self.material(edit, row, step, branch, point))
-            if op.ln_preserving:
+            if op.ln_preserving and not op.changes_nothing:
                 key = (row, branch, point.stream)
                 self.removed[key] = self.removed.get(key, 0) + (x - new)
             x = new

@@ -20,6 +20,7 @@ from dit_lens.graph.spec import (
     MaskSpec,
     ReadSpec,
     TrajectorySpec,
+    free_name,
     plain_numbers,
     spec_from_data,
     spec_from_yaml,
@@ -70,6 +71,7 @@ class InterventionGraph:
         # Inverse of the two above: the same set, given many times, is held once.
         self._names: dict[str, str] = {}
         self._ids: set[str] = set()
+        self._read_names: set[str] = set()
         self._spec: GraphSpec | None = spec_from_data({"sampling": self._sampling})
 
     # ------------------------------------------------------------------------------------ building
@@ -91,9 +93,7 @@ class InterventionGraph:
         Raises:
             BadInput: the id is taken, or a value is of the wrong kind.
         """
-        name = id if id is not None else f"trajectory-{len(self._trajectories) + 1}"
-        if name in self._ids:
-            raise BadInput(f"trajectories: {name!r} stands twice; names must differ.")
+        name = free_name("trajectory", id, self._ids, "trajectories")
         place = f"trajectories.{len(self._trajectories)}"
         made = validated(
             TrajectorySpec,
@@ -245,7 +245,7 @@ class InterventionGraph:
         made = validated(
             ReadSpec,
             place,
-            name=name if name is not None else f"read-{len(self._reads) + 1}",
+            name=free_name("read", name, self._read_names, "reads"),
             of=self._known(of, f"{place}.of"),
             at=at,
             reduce=reduce,
@@ -254,6 +254,7 @@ class InterventionGraph:
             steps=plain_numbers(steps),
             branch=branch,
         )
+        self._read_names.add(made.name)
         self._add(self._reads, made)
         return str(made.name)
 
@@ -335,6 +336,7 @@ class InterventionGraph:
         for prefix, table in (("channels", graph._sets), ("mask", graph._masks)):
             graph._names |= {prefix + value.model_dump_json(): name for name, value in table.items()}
         graph._ids = {each.id for each in spec.trajectories}
+        graph._read_names = {each.name for each in spec.reads}
         graph._spec = spec
         return graph
 

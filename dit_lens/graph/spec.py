@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -234,9 +235,38 @@ def spec_from_yaml(source: str | Path) -> GraphSpec:
             raise BadInput(f"Cannot read the graph {place}: {error}.") from None
     try:
         data = yaml.safe_load(text)
+    except yaml.constructor.ConstructorError as error:
+        raise BadInput(
+            f"{place}: a graph is plain data, and this is not: {error.problem}. Write texts, numbers, lists "
+            "and mappings; tags that make Python objects are never followed."
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"{place}: this is no YAML: {error}.") from None
     return spec_from_data(data, place)
+
+
+def free_name(kind: str, name: str | None, taken: Container[str], place: str) -> str:
+    """The name, if it is still free; a new one for None."""
+    if name is None:
+        return next(each for n in count(1) if (each := f"{kind}-{n}") not in taken)
+    if name in taken:
+        raise BadInput(f"{place}: {name!r} stands twice; names must differ.")
+    return name
+
+
+_SHARED = ("sampling", "steps", "guidance_scale", "height", "width", "max_sequence_length", "negative_prompt")
+
+# What pydantic calls things that are written in YAML.
+_WORDS = (
+    ("a valid tuple", "a list"),
+    ("a valid dictionary", "a mapping"),
+    (" or instance of TrajectorySpec", ""),
+    (" or instance of EditSpec", ""),
+    (" or instance of ReadSpec", ""),
+    (" or instance of ChannelSetSpec", ""),
+    (" or instance of MaskSpec", ""),
+    (" or instance of BoxSpec", ""),
+)
 
 
 def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpec) -> Iterator[str]:
@@ -247,14 +277,22 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
         if each["type"] == "extra_forbidden":
             known = _known(kind, each["loc"])
             hint = did_you_mean(str(each["loc"][-1]), known)
+            if each["loc"][0] == "trajectories" and each["loc"][-1] in _SHARED:
+                hint = (
+                    " All trajectories of a graph have the same steps and size, so that activations can be "
+                    "carried between them: write it under the graph's sampling."
+                )
             yield f"{place}: {at}: there is no such key. Known: {', '.join(known)}.{hint}"
         elif each["type"] == "missing":
             hint = " Without seeds nothing can be repeated." if each["loc"][-1] == "seed" else ""
             yield f"{place}: {at} is missing.{hint}"
         elif each["type"] == "value_error":
-            yield f"{place}: {at}: {str(each['ctx']['error']).rstrip('.')}."
+            said = str(each["ctx"]["error"]).rstrip(".")
+            yield f"{place}: {at}: {said}{'' if said.endswith('?') else '.'}"
         else:
             said = each["msg"].replace("Input should", "it should").rstrip(".")
+            for theirs, ours in _WORDS:
+                said = said.replace(theirs, ours)
             yield f"{place}: {at}: {each['input']!r:.60} does not fit: {said}."
 
 

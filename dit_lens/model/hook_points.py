@@ -299,7 +299,10 @@ def _parse_axis(spec: Any, size: int, what: str, *, inclusive_dash: bool) -> tup
         raise BadInput(f"There are no {what}s to choose from.")
     if isinstance(spec, Mapping):
         if set(spec) != {"fraction"}:
-            raise BadInput(f"{dict(spec)!r} selects no {what}s: the known key is 'fraction'.")
+            known = ("fraction",) if inclusive_dash else ("fraction", "sigma")
+            hint = did_you_mean(str(next(iter(spec), "")), known)
+            ways = " or ".join(f"{{{key}: [low, high]}}" for key in known)
+            raise BadInput(f"{dict(spec)!r} selects no {what}s: write {ways}.{hint}")
         return _fraction(*_pair(spec["fraction"], "fraction"), size, what)
     if isinstance(spec, str):
         return _parse_axis_text(spec.strip(), size, what, inclusive_dash=inclusive_dash)

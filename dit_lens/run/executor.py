@@ -302,7 +302,8 @@ class _Attempt:
         for edit in edits:
             site, op = edit.sites[point]
             new = op.apply(x, site, self.of.material(edit, row, step, point, branch))
-            if op.ln_preserving:
+            # An edit that changes nothing must not cost the last bits that norms done by hand cost.
+            if op.ln_preserving and new is not x:
                 assert point.stream is not None
                 before = self.removed.get((i, point.stream))
                 self.removed[i, point.stream] = x - new if before is None else before + (x - new)

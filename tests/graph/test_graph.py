@@ -118,6 +118,15 @@ def test_a_graph_can_be_built_on_after_reading():
     assert len(g.spec.edits) == 4
 
 
+def test_names_that_nobody_chose_are_free_ones():
+    g = InterventionGraph()
+    g.trajectory(prompt="x", seed=0, id="trajectory-2")
+    assert [str(g.trajectory(prompt="x", seed=0)) for _ in range(2)] == ["trajectory-1", "trajectory-3"]
+    assert g.read("trajectory-1", at="temb", name="read-2") == "read-2"
+    assert [g.read("trajectory-1", at="temb") for _ in range(2)] == ["read-1", "read-3"]
+    assert InterventionGraph.from_yaml(g.to_yaml()).read("trajectory-1", at="temb") == "read-4"
+
+
 def test_the_drawing_shows_every_node_and_edge():
     drawing = example().show()
     for part in (
@@ -147,7 +156,22 @@ FAULTS = {
     "schema_version: 2": ["schema version 2", "reads 1"],
     "[1, 2]": ["a graph is a mapping"],
     "{": ["no YAML"],
-    "edits: !!python/object/apply:os.system [ls]": ["no YAML"],
+    "edits: !!python/object/apply:os.system [ls]": ["graph: a graph is plain data", "tags that make Python"],
+    "trajectories: [{id: a, prompt: x, seed: 0, steps: 8}]": [
+        "trajectories.0.steps",
+        "same steps and size",
+        "under the graph's sampling",
+    ],
+    "trajectories: [{id: a, prompt: x, seed: 0}, {id: b, prompt: y, seed: 0, height: 64}]": [
+        "trajectories.1.height",
+        "carried between them",
+    ],
+    "trajectories: {id: a}": ["trajectories: {'id': 'a'} does not fit: it should be a list."],
+    "edits: [zero]": ["edits.0: 'zero' does not fit: it should be a mapping."],
+    "reads: [{name: r, of: a, at: temb}, {name: r, of: a, at: velocity}]": ["reads: 'r' stands twice"],
+    "edits: [{into: a, at: temb, op: {op: patch, strenght: 1}}]": ["Did you mean 'strength'?"],
+    "channel_sets: {m: {blocks: {one: [2]}}}": ["channel_sets.m.blocks.one: 'one' does not fit"],
+    "masks: {m: {tokens: [1], grid: [2]}}": ["masks.m.grid.1 is missing"],
 }
 
 
@@ -157,6 +181,7 @@ def test_a_fault_is_named_by_its_path(text):
         InterventionGraph.from_yaml(text + "\n")
     for part in FAULTS[text]:
         assert part in str(refused.value)
+    assert "?." not in str(refused.value) and "pydantic" not in str(refused.value)
 
 
 def test_the_builder_refuses_at_once():
@@ -169,6 +194,9 @@ def test_the_builder_refuses_at_once():
         g.read("nobody", at="temb")
     with pytest.raises(BadInput, match="seed"):
         g.trajectory(prompt="x", seed=True)
+    with pytest.raises(BadInput, match="reads: 'read-1' stands twice"):
+        g.read("target", at="temb", name="read-1")
+    assert len(g.spec.reads) == 1
     assert len(g.spec.edits) == 3 and len(g.spec.trajectories) == 2
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dit_lens as dl
 from dit_lens.errors import BadInput
@@ -63,6 +66,18 @@ def unread(lens):
     return g
 
 
+def misnamed(lens):
+    g = graph(step=4)
+    g.trajectory(prompt="x", seed=0)
+    return g
+
+
+def endless(lens):
+    g = graph(steps=10**9)
+    g.trajectory(prompt="x", seed=0)
+    return g
+
+
 def bad_size(lens):
     g = graph(height=17)
     g.trajectory(prompt="x", seed=0)
@@ -103,6 +118,14 @@ FAULTS = [
     (edited(tokens=[0], at="temb"), ["edits.0", "without tokens"]),
     (edited(steps=4), ["edits.0.steps: There is no step 4: there are 4, 0 to 3"]),
     (edited(steps={"sigma": [2, 3]}), ["edits.0.steps: No step starts at a sigma"]),
+    (edited(steps={"sigm": [0, 1]}), ["edits.0.steps", "{sigma: [low, high]}", "Did you mean 'sigma'?"]),
+    (edited(steps=[]), ["edits.0.steps: An empty list selects no step"]),
+    (edited(channels=[]), ["edits.0.channels: no channel is addressed anywhere", "Choose channels"]),
+    (edited(tokens=np.zeros((4, 4), dtype=bool)), ["edits.0.tokens: no token is addressed"]),
+    (edited(at="velocity", channels=[4]), ["edits.0: Channel 4", "there are 4, 0 to 3"]),
+    (edited(at="blocks.3.mlp_out.context"), ["blocks 0–2 have it"]),
+    (misnamed, ["sampling: ", "no 'step'", "Did you mean 'steps'?"]),
+    (endless, ["sampling: ", "steps", "10,000"]),
     (edited(op=dl.Patch()), ["edits.0.source is missing", "one, two"]),
     (edited(source="two"), ["edits.0.source: zero draws on no other trajectory"]),
     (edited(op=dl.Resample(), source="one"), ["edits.0.source: trajectory 'one' is patched into itself"]),
@@ -192,3 +215,66 @@ def test_an_edit_that_holds_channels_per_block_is_resolved_per_block(tiny_sd3_le
     with pytest.raises(BadInput, match=r"edits\.1: energy_matched: the treatment has no channels at block 2"):
         g.check(tiny_sd3_lens)
     assert "energy_matched" in OPERATIONS
+
+
+BY_HAND = """
+sampling: {steps: 4, guidance_scale: 4.5, max_sequence_length: 0}
+channel_sets: {found: {blocks: {0: [1], 1: [2, 3]}, stream: image}}
+masks: {left: {tokens: [0, 4], grid: [4, 4]}}
+trajectories:
+- {id: source, prompt: a red circle, seed: 0}
+- {id: target, prompt: a blue square, seed: 0, until: end}
+- {id: shadow, prompt: a blue square, seed: 0, follows: target}
+edits:
+- {into: target, at: blocks.0-1.resid_post.image, op: zero, channels: found, tokens: left, steps: "1:"}
+- {into: target, at: velocity, op: {op: patch, strength: -0.5}, source: shadow, order: 2}
+- {into: shadow, at: [temb], op: {op: noise, scale: 0.5}, steps: {sigma: [0.2, 1]}, branch: cond}
+- {into: target, at: blocks.2.mlp_out.context, op: resample, source: source, tokens: [0, 2]}
+reads:
+- {name: size, of: target, at: velocity, reduce: norm, steps: [0, -1]}
+"""
+VALUES = [
+    None, -1, 0, 3, 99, 1.5, float("nan"), True, "", "all", "source", "target", "shadow", "nobody", "temb",
+    "blocks.9.resid_post.image", "blocks.*", [], [0], [0, 0], [99], ["temb"], {}, {"op": "clamp"},
+    {"box": [0, 0, 9, 9]}, {"fraction": [0.9, 0.1]}, {"sigma": ["low", 1]}, 10**30, "é", "uncond",
+    "last_read",
+]  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_mutation_gives_anything_but_a_plan_or_bad_input_and_nothing_runs(tiny_sd3_lens, data):
+    value = yaml.safe_load(BY_HAND)
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = value
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], dict | list) or data.draw(st.integers(0, 3)) == 0:
+                how = data.draw(st.sampled_from(["replace", "drop", "twice", "rename"]))
+                if how == "replace":
+                    place[key] = data.draw(st.sampled_from(VALUES))
+                elif how == "drop":
+                    del place[key]
+                elif isinstance(place, list):
+                    place.append(place[key])
+                else:
+                    place[f"{key}s"] = place.pop(key)
+                break
+            place = place[key]
+    ran = []
+    handle = tiny_sd3_lens.pipeline.transformer.register_forward_pre_hook(lambda *a: ran.append(1))
+    try:
+        dl.InterventionGraph.from_data(value).plan(tiny_sd3_lens)
+    except BadInput as error:
+        assert len(str(error)) > 20 and "pydantic" not in str(error)
+    finally:
+        handle.remove()
+    assert not ran
+
+
+def test_what_the_mutations_start_from_is_sound(tiny_sd3_lens):
+    plan = dl.InterventionGraph.from_yaml(BY_HAND).plan(tiny_sd3_lens)
+    assert plan.block_passes > 0

@@ -43,10 +43,12 @@ def run(lens, g, **more):
 
 
 def measured(shapes):
-    """Bounds that bite, for every channel of a point: what `material=` and the oracle are both given."""
+    """Bounds that bite and means, for every channel of a point: given to `material=` and to the oracle."""
 
     def material(request):
         size = shapes[request.point][-1] if request.point.component != "velocity" else 4
+        if request.kind == "mean":
+            return torch.linspace(-1, 1, size)
         return torch.stack([torch.full((size,), -0.2), torch.full((size,), 0.3)])
 
     return material
@@ -58,7 +60,9 @@ def assert_equals_hooks(pipeline, lens, g):
     bounds = measured(checked.shapes)
 
     def supply(edit, row, step, branch, point):
-        return Material(quantiles=bounds(type("Request", (), {"point": point})))
+        kind = "quantiles" if "quantiles" in edit.sites[point][1].needs else "mean"
+        value = bounds(type("Request", (), {"point": point, "kind": kind}))
+        return Material(quantiles=value) if kind == "quantiles" else Material(source=value)
 
     done = run(lens, g, arms_per_forward=1, material=lambda request: bounds(request))
     paths, values = edit_with_hooks(
@@ -77,11 +81,16 @@ def assert_equals_hooks(pipeline, lens, g):
 
 def everything(lens, stream):
     """An arm for every op × part × branch that makes sense in a stream."""
-    g = graph()
+    g = graph(steps=2)
     g.trajectory(prompt="blue", seed=5, id="donor")
-    for op, part, branch in product(OPERATIONS, ("all", "mean", "residual"), ("both", "cond", "uncond")):
-        arm = g.trajectory(prompt="a red circle", seed=1, id=f"{op} {part} {branch}")
-        fields = {**FIELDS.get(op, {}), "part": part}
+    # Besides every op as it is: the other kind of mean, and every op with the LayerNorms' statistics kept.
+    kinds = [(op, FIELDS.get(op, {})) for op in OPERATIONS] + [("mean", {"of": "dataset"})]
+    cases = list(product(kinds, ("all", "mean", "residual"), ("both", "cond", "uncond")))
+    cases += [((op, {**fields, "ln_preserving": True}), "all", "both") for op, fields in kinds]
+    for (op, fields), part, branch in cases:
+        kind = "".join(f" {name}" for name in ("of", "ln_preserving") if name in fields)
+        arm = g.trajectory(prompt="a red circle", seed=1, id=f"{op} {part} {branch}{kind}")
+        fields = {**fields, "part": part}
         block = len(g.spec.trajectories) % 3
         g.edit(
             arm,
@@ -182,10 +191,10 @@ def test_the_order_of_nodes_does_not_matter(tiny_sd35_lens):
         first = first or done
         for each in first.trajectories.values():
             assert torch.equal(done[each.id].latents, each.latents)
-        key = [(v.name, v.step, v.branch, v.point) for v in first.reads]
-        assert sorted(key, key=str) == sorted(
-            [(v.name, v.step, v.branch, v.point) for v in done.reads], key=str
-        )
+        values = {(v.name, v.step, v.branch, v.point): v.value for v in done.reads}
+        assert len(values) == len(first.reads) == len(done.reads)
+        for v in first.reads:
+            assert torch.equal(values[v.name, v.step, v.branch, v.point], v.value)
 
 
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
