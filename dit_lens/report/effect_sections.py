@@ -285,8 +285,8 @@ def verdict_rule(run: RunView) -> Section:
     return Section(
         id="verdict-rule",
         title="How verdicts are made",
-        lead=f"{judged} claims were judged on up to {results.prompts} held-out prompts, {primary} of them as the "
-        "primary answer to a question. Channels were chosen on other prompts.",
+        lead=f"{judged} claims were judged on up to {results.prompts} held-out prompts, {primary} of them as "
+        "the primary answer to a question. Channels were chosen on other prompts.",
         extra=rules,
         reading="The rule was fixed before any number was seen. All verdicts with every effect behind them "
         "lie beside this page in results.json."
