@@ -67,7 +67,7 @@ def run_analysis(
     """
     say = say or _silent
     spec = read_spec(source, overrides)
-    lens = lens or _open(spec)
+    lens = lens or open_model(spec)
     plan = make_plan(spec, lens)
     folder = RunFolder.create(out or REPORTS / spec.name, spec_text(spec), resume=resume)
     say(str(plan))
@@ -83,7 +83,7 @@ def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLen
         BadInput: the spec is wrong or does not fit the model.
     """
     spec = read_spec(source, overrides)
-    return make_plan(spec, lens or _open(spec))
+    return make_plan(spec, lens or open_model(spec))
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -105,7 +105,8 @@ def spec_text(spec: AnalysisSpec) -> str:
     return yaml.safe_dump(spec.as_data(), sort_keys=False, allow_unicode=True, width=110)
 
 
-def _open(spec: AnalysisSpec) -> DiTLens:
+def open_model(spec: AnalysisSpec) -> DiTLens:
+    """The model that a spec names."""
     from dit_lens.model.loading import load
 
     model = spec.model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from dit_lens.methods.arms import Arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.methods.measures import Measures
-    from dit_lens.methods.questions import Setting
+    from dit_lens.methods.questions import Question, Setting
+    from dit_lens.methods.questions.maps import Maps
     from dit_lens.methods.study import StudyPlan, StudyResult
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
     from dit_lens.run.records import RunFolder
 
-MAPS = ("step_map", "final_map")
+MAPS = ("step_map", "final_map", "patch_map")
 
 Say = Callable[[str], None]
 
@@ -60,20 +61,22 @@ def studies(spec: AnalysisSpec) -> tuple[Study, ...]:
     effects, asked = spec.effects, spec.effect_sections
     seeds = effects.seeds or spec.seeds[:1]
     _, judged = split(spec)
-    ablations = tuple(each for each in asked if each not in (*MAPS, "patch_map"))
-    maps = tuple(each for each in asked if each in MAPS)
-    found = []
-    if ablations:
-        found.append(Study("ablations", ablations, judged, seeds))
-    if maps:
-        found.append(Study("maps", maps, judged[: effects.maps.prompts], seeds))
+    ablations = tuple(each for each in asked if each not in MAPS)
+    found = [Study("ablations", ablations, judged, seeds)] if ablations else []
+    for name, prompts in (("step_map", effects.maps.prompts), ("final_map", effects.maps.final_prompts)):
+        if name in asked:
+            found.append(Study(name, (name,), judged[:prompts], seeds))
     if "patch_map" in asked:
-        pairs = (effects.pairs or ())[: effects.maps.prompts]
-        # Each prompt of a pair is the other's donor: one way shows where the channels suffice, the other
-        # where they are needed.
-        donors = {target: source for source, target in pairs} | dict(pairs)
-        found.append(Study("pairs", ("patch_map",), tuple(donors), seeds, donors))
+        donors = _pairs(spec).donors
+        found.append(Study("patch_map", ("patch_map",), tuple(donors), seeds, donors))
     return tuple(found)
+
+
+def _pairs(spec: AnalysisSpec) -> Maps:
+    from dit_lens.methods.questions.maps import Maps
+
+    with naming("effects.pairs"):
+        return Maps(pairs=(spec.effects.pairs or ())[: spec.effects.maps.pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +124,28 @@ class EffectStudies:
         )
         return cls(spec, lens, sampling, setting, measures)
 
+    def question(self, name: str) -> Question:
+        """A question by its name; maps with the cells that the spec names."""
+        from dit_lens.methods.questions import QUESTIONS
+        from dit_lens.methods.questions.maps import Maps
+
+        if name not in MAPS:
+            return QUESTIONS[name]
+        maps = self.spec.effects.maps
+        return replace(
+            _pairs(self.spec) if name == "patch_map" else Maps(),
+            blocks=maps.blocks,
+            steps=maps.final_steps if name == "final_map" else maps.steps,
+            control=maps.control,
+            sigmas=tuple(float(sigma) for sigma in self.setting.stats.data["sigma"].values),
+        ).question(name)
+
     def arms(self, study: Study) -> tuple[Arm, ...]:
         """The arms of all questions of a study, each once."""
-        from dit_lens.methods.questions import QUESTIONS
-
         found: dict[str, Arm] = {}
         for name in study.questions:
-            with naming(f"effects: {name}"):
-                for arm in QUESTIONS[name].arms(self.setting):
+            with naming("effects.maps" if name in MAPS else "effects"):
+                for arm in self.question(name).arms(self.setting):
                     assert found.setdefault(arm.name, arm) == arm, f"two arms are called {arm.name}"
         return tuple(found.values())
 
@@ -199,10 +216,8 @@ class EffectStudies:
         ).save(folder.results_path)
 
     def _answered(self, study: Study, result: StudyResult, folder: RunFolder) -> Iterator[Answer]:
-        from dit_lens.methods.questions import QUESTIONS
-
         for name in study.questions:
-            answered = QUESTIONS[name].answer(result.effects, result.arms, metrics=self.measures.names)
+            answered = self.question(name).answer(result.effects, result.arms, metrics=self.measures.names)
             for table, frame in answered.tables.items():
                 folder.write_table(table, frame)
             yield from answered.answers

@@ -188,6 +188,10 @@ def _check_samples(
     spec: AnalysisSpec, lens: DiTLens, start: SampleBatch
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(steps, blocks) of the token maps; both empty where none were asked for."""
+    with naming("samples.steps"):
+        steps = _steps(spec.samples.steps, start)
+    with naming("samples.blocks"):
+        blocks = parse_blocks(spec.samples.blocks, lens.num_blocks)
     if "token_maps" not in spec.sections or spec.samples.count == 0:
         return (), ()
     if spec.channels.stream != "image":
@@ -195,10 +199,6 @@ def _check_samples(
             f"sections: token_maps shows channels over the image, and channels.stream is "
             f"{spec.channels.stream!r}, whose tokens are words. Remove token_maps, or use stream: image."
         )
-    with naming("samples.steps"):
-        steps = _steps(spec.samples.steps, start)
-    with naming("samples.blocks"):
-        blocks = parse_blocks(spec.samples.blocks, lens.num_blocks)
     return steps, blocks
 
 

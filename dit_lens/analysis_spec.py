@@ -149,16 +149,31 @@ class SamplesSpec(_Spec):
 
 
 class MapsSpec(_Spec):
-    """The block × step maps: which cells, on how many prompts, beside which control."""
+    """The block × step maps: which cells, on how many prompts, beside which control.
 
-    prompts: Count = 4
-    """The first so many held-out prompts (the final map costs an image per cell, prompt and family)."""
+    A cell of the step maps costs one forward, a cell of the final map half an image on average. With fewer
+    than six prompts no p-value can reach 0.05.
+    """
+
     blocks: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "*"
-    """Blocks of the map: `*`, numbers, a range such as `4-11`, or fractions of depth."""
+    """Blocks of the maps: `*`, numbers, a range such as `4-11`, or fractions of depth."""
     steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "all"
-    """Denoising steps of the map, written as in `channels.steps`."""
+    """Denoising steps of `step_map` and `patch_map`, written as in `channels.steps`."""
+    prompts: Count = 12
+    """`step_map` takes the first so many held-out prompts."""
+    pairs: Count = 8
+    """`patch_map` takes the first so many pairs."""
+    final_steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "::2"
+    """Denoising steps of `final_map`."""
+    final_prompts: Count = 6
+    """`final_map` takes the first so many held-out prompts."""
     control: Control = "energy_matched"
-    """What every cell is compared with: the first draw of this control."""
+    """What every cell is compared with: the first draw of this control (`patch_map`, to which energy says
+    nothing, takes random_rank_window instead)."""
+
+
+def _default_controls() -> dict[Control, int]:
+    return {"low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5}
 
 
 class EffectsSpec(_Spec):
@@ -177,8 +192,8 @@ class EffectsSpec(_Spec):
     """Denoising steps that are edited, written as in `channels.steps`."""
     branch: Branch | Literal["both"] = "both"
     """Branch of classifier-free guidance that is edited."""
-    controls: dict[Control, Count] = Field(
-        default_factory=lambda: {"low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5}
+    controls: dict[Control, Annotated[StrictInt, Field(ge=1, le=1000)]] = Field(
+        default_factory=_default_controls
     )
     """What else an effect could come from, and how many draws of each."""
     draw_seed: Seed = 0

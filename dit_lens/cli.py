@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -213,6 +214,7 @@ def run(
             "fingerprint": record.fingerprint,
             "tables": {name: str(folder.table_path(name)) for name in folder.table_names},
             "channels": folder.channels(),
+            "results": str(folder.results_path) if folder.results_path.exists() else None,
             "timings": record.timings,
         }
     )
@@ -278,30 +280,64 @@ def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: As
 
 
 @command(app, "plan", "dit-lens plan massive_activations --set 'seeds=[0]'")
-def plan(spec: Spec, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    spec: Spec,
+    overrides: Overrides = None,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Time a few denoising steps to state the minutes.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
     """Check a spec against its model and price it.
 
-    Nothing is computed or written: no forward pass runs.
+    Says how many forwards, block passes and bytes it takes, and, from a few denoising steps, how many
+    minutes. Nothing is written.
     """
-    from dit_lens.analysis import plan_analysis
+    from dit_lens.analysis import open_model, plan_analysis
     from dit_lens.analysis_files import read_spec
 
     declared = read_spec(spec, overrides or ())
     _quieten_libraries(declared.model.name)
     with _stdout_kept_for_results():
-        planned = plan_analysis(declared)
+        lens = open_model(declared)
+        planned = plan_analysis(declared, lens=lens)
+        minutes = planned.minutes(lens) if timing else None
     if as_json:
-        _print_json(planned.as_data())
-    else:
-        typer.echo(str(planned))
+        _print_json({**planned.as_data(), "minutes": minutes})
+        return
+    typer.echo(str(planned))
+    if minutes is not None:
+        typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
+
+
+class SchemaOf(str, Enum):
+    """What has a schema."""
+
+    analysis = "analysis"
+    graph = "graph"
+    results = "results"
 
 
 @command(app, "schema", "dit-lens schema > analysis.schema.json")
-def schema() -> None:
-    """Print the JSON Schema of an analysis file."""
-    from dit_lens.analysis_spec import json_schema
+def schema(
+    of: Annotated[
+        SchemaOf,
+        typer.Argument(help="analysis: a spec; graph: an intervention graph; results: a run's results.json."),
+    ] = SchemaOf.analysis,
+) -> None:
+    """Print a JSON Schema: of an analysis file, of an intervention graph, or of results.json."""
+    if of is SchemaOf.analysis:
+        from dit_lens.analysis_spec import json_schema
 
-    _print_json(json_schema())
+        _print_json(json_schema())
+    elif of is SchemaOf.graph:
+        from dit_lens.graph.spec import GraphSpec
+
+        _print_json(GraphSpec.model_json_schema())
+    else:
+        from dit_lens.methods.answers import results_schema
+
+        _print_json(results_schema())
 
 
 @command(app, "report", "dit-lens report reports/massive_activations")

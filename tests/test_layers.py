@@ -24,7 +24,7 @@ ALLOWED = {
     "graph": {"errors", "zoo", "model"},
     "run": {"errors", "zoo", "model", "graph"},
     "methods": {"errors", "zoo", "model", "graph", "run"},
-    "report": {"errors", "run.records", "run.atomic", "methods.stats"},
+    "report": {"errors", "run.records", "run.atomic", "methods.stats", "methods.answers"},
     "analysis": {"errors", "zoo", "model", "graph", "run", "methods", "report"},
     "cli": {"errors", "zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }

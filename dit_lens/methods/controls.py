@@ -54,6 +54,9 @@ DRAWN = ("random", "random_rank_window", "energy_matched", "token_shuffle")
 WINDOW = 4
 """Channels in the rank window for each channel to replace."""
 
+MOST_DRAWS = 1000
+"""Draws of one control, each of which costs an image per prompt and seed; 999 give a rank p of 0.001."""
+
 _SMALLEST_WINDOW = 16
 
 _TRIES = 2000
@@ -259,6 +262,10 @@ def _require_request(kind: Any, draws: Any, seed: Any, op: Any, subspace: bool) 
     for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise BadInput(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+    if draws > MOST_DRAWS:
+        raise BadInput(
+            f"{draws} draws of kind {kind!r} were asked for; each is an arm, so at most {MOST_DRAWS:,}."
+        )
     if draws > 1 and kind not in DRAWN:
         raise BadInput(
             f"{draws} draws of kind {kind!r} were asked for, and nothing in it is drawn: there is one. "

@@ -23,12 +23,9 @@ from dit_lens.model.hook_points import BRANCHES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_SEQUENCE_LENGTH = 512
-"""Most T5 tokens that the pipeline accepts."""
-
-
-MOST = {"steps": 10_000, "height": 16_384, "width": 16_384, "max_sequence_length": MAX_SEQUENCE_LENGTH}
-"""Beyond these a number is a slip of the keyboard, and its schedule or noise alone could fill the memory."""
+MOST = {"steps": 10_000, "height": 16_384, "width": 16_384, "max_sequence_length": 512}
+"""More T5 tokens the pipeline does not take. The others are beyond any use: a slip of the keyboard must not
+fill the memory with a schedule or noise."""
 
 
 @dataclass(frozen=True)
