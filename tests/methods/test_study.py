@@ -17,7 +17,7 @@ from dit_lens.graph.interventions import Clamp, Identity, Patch, Zero
 from dit_lens.methods import study as module
 from dit_lens.methods.arms import CLEAN, Arm, ArmEdit, BlockChannels, ablation_arm
 from dit_lens.methods.attribute_scores import NearestRendering
-from dit_lens.methods.measures import Measures
+from dit_lens.methods.measures import Measures, default_measures
 from dit_lens.methods.metrics import psnr, step_distance
 from dit_lens.methods.study import plan_study, run_study
 from dit_lens.run.cells import CellStore
@@ -538,3 +538,32 @@ def test_a_value_that_does_not_exist_is_nan_in_the_table_and_after_reading_back(
 
 def test_the_study_module_says_its_columns() -> None:
     assert module.EFFECT_COLUMNS == ("arm", "prompt", "seed", "metric", "value")
+
+
+@pytest.mark.embedded
+def test_on_the_embedded_model_every_metric_has_its_value(embedded_lens) -> None:
+    prompt = "a large red plain circle in the centre on a white background"
+    donor = "a large blue plain circle in the centre on a white background"
+    measures = default_measures(embedded_lens)
+    arms = [
+        CLEAN,
+        ablation_arm("everything", "massive", "all", Zero(), blocks=[3]),
+        ablation_arm("patch", "massive", "all", Patch(), blocks=[7], donor=True),
+        ablation_arm("at-a-step", "massive", "all", Patch(), blocks=[7], donor=True, step=0, readout="step"),
+    ]
+    found = run(
+        embedded_lens, arms, [prompt], [0], measures=measures, sampling={"steps": 6}, donors={prompt: donor}
+    )
+    assert np.isfinite(found.effects.value).all()
+    assert set(found.effects.metric) == set(measures.names)
+
+    def of(arm, metric):
+        return value(found, arm, metric, prompt)
+
+    assert of("clean", "semantics") >= 0.8
+    assert of("everything", "semantics") < of("clean", "semantics")
+    assert of("everything", "alignment") < of("clean", "alignment")
+    assert of("everything", "ssim") < 0.9
+    # What the last block hands on, patched at every step, is the picture.
+    assert of("patch", "toward_latent") > 0.8 and of("at-a-step", "toward") > 0.8
+    assert of("patch", "attribute.colour") == 0 and of("patch", "attribute.shape") == 1
