@@ -147,7 +147,7 @@ class Inversion:
     images: tuple[Image, ...] = field(repr=False)
     """The reconstructions."""
     forwards: int
-    """Forward passes spent on undoing, without those that sampled the reconstruction."""
+    """Rows sent through the transformer to undo, without those that sampled the reconstruction."""
 
     @property
     def latent_error(self) -> tuple[float, ...]:
@@ -164,7 +164,7 @@ def inverted_path(
     guided: bool = False,
     iterations: int = 8,
     tolerance: float = 1e-4,
-    batch_size: int | None = None,
+    batch_size: int | None = 1,
     origin: str = "inverted",
     progress: bool = True,
 ) -> Inversion:
@@ -176,6 +176,10 @@ def inverted_path(
     early where every row's step leads back within `tolerance`, relative, or within the dtype's rounding.
     `prompts` condition the velocity ("" is the empty prompt). Guidance is left out unless `guided` asks for
     the sampling's own: it makes steps that are harder to undo.
+
+    Sampling contracts: starts far apart lead to one picture, so the noise found is one that leads there, not
+    the only one, and its last bits weigh. Rows therefore go through one by one, and a picture's path does not
+    depend on its company; `batch_size` (None: the lens's own) trades that for speed.
 
     Raises:
         BadInput: latents that do not fit the sampling, or a number out of range; before any forward pass.
@@ -202,7 +206,9 @@ def inverted_path(
         for start in starts:
             rows = slice(start, start + size)
             batch = lens.prepare_rows(texts[rows], [0] * len(texts[rows]), sampling)
-            done.append(_Undone(lens, batch, bar).run(latents[rows], iterations, float(tolerance), origin))
+            done.append(
+                _Undone(lens, batch, start, bar).run(latents[rows], iterations, float(tolerance), origin)
+            )
     return Inversion(
         paths=tuple(path for part in done for path in part.paths),
         sampling=sampling,
@@ -253,8 +259,8 @@ def _require_latents(lens: DiTLens, latents: Tensor, sampling: Sampling) -> None
 class _Undone:
     """One batch of rows, undone step by step."""
 
-    def __init__(self, lens: DiTLens, batch: SampleBatch, bar: ProgressBar) -> None:
-        self.lens, self.batch, self.bar = lens, batch, bar
+    def __init__(self, lens: DiTLens, batch: SampleBatch, first_row: int, bar: ProgressBar) -> None:
+        self.lens, self.batch, self.first_row, self.bar = lens, batch, first_row, bar
         self.forwards = 0
 
     @torch.no_grad()
@@ -296,7 +302,7 @@ class _Undone:
             return self.lens.traced.forward(inputs) if now == step else None
 
         denoise(self.batch, velocity, start=step, latents=x, on_step=lambda _, after: found.append(after))
-        self.forwards += 1
+        self.forwards += self.batch.rows
         return found[0].float()
 
     def _before(self, step: int, after: Tensor, iterations: int, tolerance: float) -> Tensor:
@@ -345,9 +351,10 @@ class _Undone:
         batch = self.batch
         hint = "guided=False, " if batch.sampling.guided else ""
         return RunFailure(
-            f"The inversion of row {row} (prompt {batch.prompts[row]!r}) diverges at step {step}, sigma "
-            f"{batch.sigmas[step]:.3g}: its latents are {what}. Try {hint}more steps, more iterations, or a "
-            "prompt that describes the picture; noised_path needs no inversion and cannot diverge."
+            f"The inversion of row {self.first_row + row} (prompt {batch.prompts[row]!r}) diverges at step "
+            f"{step}, sigma {batch.sigmas[step]:.3g}: its latents are {what}. Try {hint}more steps, more "
+            "iterations, or a prompt that describes the picture; noised_path needs no inversion and cannot "
+            "diverge."
         )
 
 

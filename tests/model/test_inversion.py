@@ -181,7 +181,7 @@ def test_every_step_of_the_path_is_a_step_of_the_sampler(lens, short, latents):
 def test_iterations_are_what_makes_it_exact(lens, short, latents):
     plain = inverted_path(lens, latents, sampling=short, iterations=0)
     exact = inverted_path(lens, latents, sampling=short, iterations=6)
-    assert plain.forwards == 4
+    assert plain.forwards == 3 * 4
     assert exact.forwards > plain.forwards
     assert max(exact.latent_error) < 0.1 * min(plain.latent_error)
 
@@ -209,14 +209,19 @@ def test_the_prompt_conditions_it(lens, short, latents):
     assert not torch.allclose(found.paths[0].latents[0], found.paths[1].latents[0], atol=1e-4)
 
 
-def test_batches_change_last_bits_only(lens, short, latents):
-    whole = inverted_path(lens, latents, ["a", "b", "c"], sampling=short, iterations=10, tolerance=1e-6)
-    ones = inverted_path(
-        lens, latents, ["a", "b", "c"], sampling=short, iterations=10, tolerance=1e-6, batch_size=1
+def test_a_picture_is_inverted_as_if_alone(lens, short, latents):
+    prompts = ["a", "b", "c"]
+    ones = inverted_path(lens, latents, prompts, sampling=short)
+    last = inverted_path(lens, latents[2:], prompts[2:], sampling=short)
+    assert ones.paths[2] == last.paths[0]
+    assert ones.reconstruction_psnr[2:] == last.reconstruction_psnr
+    # In a batch the last bits differ.
+    whole = inverted_path(
+        lens, latents, prompts, sampling=short, iterations=10, tolerance=1e-6, batch_size=None
     )
+    ones = inverted_path(lens, latents, prompts, sampling=short, iterations=10, tolerance=1e-6)
     for a, b in zip(whole.paths, ones.paths, strict=True):
         torch.testing.assert_close(a.latents, b.latents, rtol=1e-3, atol=1e-3)
-        assert a.prompt == b.prompt
 
 
 def test_half_precision_is_undone_to_its_own_rounding(make_pipeline, latents):
@@ -266,13 +271,21 @@ def test_a_diverging_inversion_says_so(make_pipeline, latents):
     assert lens.traced.idle
 
 
-def test_an_overflow_says_so(make_pipeline, latents):
-    pipeline = make_pipeline("sd3")
-    with torch.no_grad():
-        pipeline.transformer.proj_out.bias.fill_(float("inf"))
-    lens = dit_lens.load(pipeline, check_weights=False)
-    with pytest.raises(RunFailure, match=r"row 0 \(prompt 'a'\) diverges at step 3.*not finite"):
-        inverted_path(lens, latents, "a", sampling=lens.sampling(steps=4, max_sequence_length=0))
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_overflow_names_its_row(lens, short, latents, monkeypatch, batch_size):
+    forward, calls = lens.traced.forward, []
+
+    def overflowing(inputs):
+        velocity = forward(inputs)
+        calls.append(len(velocity))
+        # Alone, row 0 takes four steps back and four forth; then it is row 1's turn.
+        if batch_size == 3 or len(calls) > 8:
+            velocity[min(1, batch_size - 1)] = torch.inf
+        return velocity
+
+    monkeypatch.setattr(lens.traced, "forward", overflowing)
+    with pytest.raises(RunFailure, match=r"row 1 \(prompt 'b'\) diverges at step 3.*not finite"):
+        inverted_path(lens, latents, ["a", "b", "c"], sampling=short, iterations=0, batch_size=batch_size)
 
 
 def test_running_out_of_memory_says_so(lens, short, latents, monkeypatch):
@@ -280,7 +293,7 @@ def test_running_out_of_memory_says_so(lens, short, latents, monkeypatch):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(lens.traced, "forward", full)
-    with pytest.raises(RunFailure, match="Out of memory while inverting 3 rows of 16 × 16 pixels"):
+    with pytest.raises(RunFailure, match="Out of memory while inverting 1 rows of 16 × 16 pixels"):
         inverted_path(lens, latents, sampling=short)
 
 
