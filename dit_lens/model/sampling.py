@@ -320,8 +320,9 @@ def denoise(
         raise BadInput(f"Starting at step {start} needs the latents before that step.")
     if latents is not None:
         batch = batch.with_latents(latents)
-    # A private copy again, so that one batch can be run many times and from several threads.
-    scheduler = copy.deepcopy(batch.scheduler)
+    # A private copy again, so that one batch can be run many times and from several threads. Shallow: a step
+    # counts in the scheduler's own attributes and never writes into its sigmas and timesteps.
+    scheduler = copy.copy(batch.scheduler)
     scheduler.set_begin_index(start)
     guided, scale = batch.sampling.guided, batch.sampling.guidance_scale
     embeds, pooled = batch.prompt_embeds, batch.pooled_embeds
