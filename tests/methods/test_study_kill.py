@@ -128,10 +128,11 @@ while kills < 10:
 for i in range(len(known)):
     ended(child(lambda: whole(place / f"killed-{i}", place / f"killed-{i}.json")))
 
-# A batch of two prompts has eighteen results: more have to be allowed, or it could never be finished.
+# Mostly within the results of one batch. A batch of two prompts has eighteen: more have to be allowed at
+# times, or it could never be finished.
 writes, end = 0, "killed"
 while end == "killed":
-    after = dice.randrange(26)
+    after = dice.randrange(9) + dice.choice([0, 0, 19])
     end = ended(child(lambda: dying(place / "dying", after)))
     writes += end == "killed"
     assert writes < 200, "no progress"
@@ -191,5 +192,5 @@ def test_it_was_killed_ten_times_and_nothing_was_lost_or_counted_twice(killed) -
 
 def test_it_was_killed_between_the_results_of_a_batch_too_and_left_nothing_half(killed) -> None:
     _, said = killed
-    assert said["writes"] >= 4
+    assert said["writes"] >= 8
     assert said["temporary"] == []
