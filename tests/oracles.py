@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -200,7 +201,7 @@ class _Editing:
     """Edits of the rows of one forward, with what each leaves for the LayerNorms behind it."""
 
     def __init__(self, material):
-        self.material, self.removed = material, {}
+        self.material, self.removed, self.added = material, {}, {}
 
     def apply(self, edits, row, step, branch, point, tensor):
         """One row's value after its edits, in order."""
@@ -208,7 +209,13 @@ class _Editing:
         x = tensor.flatten(2).transpose(1, 2) if point.component == "velocity" else tensor
         for edit in edits:
             site, op = edit.sites[point]
-            new = op.apply(x, site, self.material(edit, row, step, branch, point))
+            given, key = self.material(edit, row, step, branch, point), None
+            if op.op == "energy_matched" and point.component.startswith("resid"):
+                key = (row, step, branch, edit.index, point.stream)
+                given = replace(given, displaced=self.added.get(key))
+            new = op.apply(x, site, given)
+            if key:
+                self.added[key] = self.added.get(key, 0) + (new - x)
             if op.ln_preserving and not op.changes_nothing:
                 key = (row, branch, point.stream)
                 self.removed[key] = self.removed.get(key, 0) + (x - new)
@@ -240,8 +247,6 @@ def edit_with_hooks(pipeline, graph, material=None, draw=None):
                 return material(edit, step, branch, point)
             if "generator" in op.needs:
                 found["generator"] = draw(prompt, seed, step, point)
-            if "clean" in op.welcomes:
-                found["clean"] = _as_tokens(point, values[(prompt, seed), step, branch, str(point)])
             return Material(**found)
 
         editing = _Editing(supply)
@@ -357,8 +362,6 @@ def _plan_forward(transformer, plan, unit, forward, texts, latents, held, schedu
             found["source"] = _as_tokens(point, held[source, str(point), branch])
         if "generator" in op.needs:
             found["generator"] = draw(*unit.groups[group], step, point)
-        if "clean" in op.welcomes:
-            found["clean"] = _as_tokens(point, held[group, str(point), branch])
         return Material(**found)
 
     editing = _Editing(supply)

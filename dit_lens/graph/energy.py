@@ -28,9 +28,10 @@ class EnergyMatched(Intervention):
     Addressing more channels than the treatment has perturbs a random subspace of as many dimensions; with
     `Site(channels=None)` a subspace of everything but the treatment's channels.
 
-    Where the unedited activation is given as `Material.clean`, the site is set to clean_R − clean_S Q, which
-    is what zeroing does to its own channels: at every block they are as far from the unedited run as at the
-    first. Without it the change is counted from `x`, and edits at successive blocks add up.
+    Zeroing at a second block removes only what was written since the first: channels that are zero stay at
+    distance ‖x_S‖ from what they would be. So that the control's stay as far, what the edit added to them at
+    earlier blocks of the same forward pass (`Material.displaced`) is taken back first: x_R − displaced_R −
+    x_S Q. Without it, edits at successive blocks would add up to far more than the treatment's.
 
     Args:
         treatment_channels: channels that the treatment zeroes; or a mapping block → channels, of which
@@ -59,7 +60,7 @@ class EnergyMatched(Intervention):
 
     @property
     def welcomes(self) -> frozenset[str]:
-        return frozenset({"clean"})
+        return frozenset({"displaced"})
 
     @property
     def blocks(self) -> dict[int, tuple[int, ...]] | None:
@@ -117,12 +118,11 @@ class EnergyMatched(Intervention):
         return Site(tuple(c for c in range(channels) if c not in self.treatment_channels), site.tokens)
 
     def _at_site(self, x: Tensor, site: Site, material: Material) -> Tensor:
-        base = x
-        if material.clean is not None:
-            clean = material.clean if material.clean.ndim == 3 else material.clean.unsqueeze(1)
-            base = clean.to(x.device).expand(x.shape)
-        value = precise(site.read(base))
-        removed = precise(Site(self.treatment_channels, site.tokens).read(base))
+        value = precise(site.read(x))
+        if material.displaced is not None:
+            before = material.displaced if material.displaced.ndim == 3 else material.displaced.unsqueeze(1)
+            value = value - precise(site.read(before))
+        removed = precise(Site(self.treatment_channels, site.tokens).read(x))
         if self.part != "all":
             removed = split(removed, self.part)[0]
         isometry = removed.new_tensor(_isometry(removed.shape[-1], value.shape[-1], self.seed))

@@ -133,7 +133,7 @@ class Intervention(ABC):
         expected = {
             "source": self._source_shapes(shape),
             "quantiles": ((2, shape[-1]),),
-            "clean": (shape, (1, *shape[1:])),
+            "displaced": (shape,),
         }
         for name, allowed in expected.items():
             value = getattr(material, name)

@@ -200,14 +200,11 @@ class _Planner:
                 if shadow and step not in self.wanted[edit.into]:
                     continue
                 work = self._work(self.arm_row[edit.into], step)
-                for point, (_, op) in edit.sites.items():
+                for point in edit.sites:
                     for branch in edit.branches:
                         work.edits.setdefault((point, branch), []).append(edit)
                         if edit.source is not None:
                             self._work(self._row(edit.source, step), step).held.add((point, branch))
-                        # The unedited activation is that of other latents than a shadow's.
-                        if "clean" in op.welcomes and not shadow:
-                            self._work(self.group_of[edit.into], step).held.add((point, branch))
         for read in self.reads:
             for step in read.steps:
                 work = self._work(self._row(read.of, step), step)

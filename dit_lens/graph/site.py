@@ -90,13 +90,14 @@ class Material:
     - `quantiles`: lower and upper bound of each channel, [2, channels], for `Clamp`.
     - `generator`: a generator on the CPU, for `Noise` and `TokenShuffle`. Read, not advanced: the same
       generator gives the same draw, so give each hook point and step its own.
-    - `clean`: the unedited run's activation, of the shape of `source`, for `EnergyMatched`.
+    - `displaced`: what the same edit has added to this stream so far in the same forward pass, of the shape
+      of the activation, for `EnergyMatched`.
     """
 
     source: Tensor | None = None
     quantiles: Tensor | None = None
     generator: Generator | None = None
-    clean: Tensor | None = None
+    displaced: Tensor | None = None
 
 
 def indices(name: str, value: Any) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ from dit_lens.run.rows import as_before, as_tokens, joined, normed_as_before, re
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
 
+RESIDUAL = ("resid_pre", "resid_post")
+"""Where what is added stays: later blocks read it and add to it."""
+
 Event = tuple[int, int, HookPoint, str, str, int]
 """(row, step, hook point, branch, "edit" | "read" | "hold", which edit or read): one planned access."""
 
@@ -136,9 +139,6 @@ class UnitRun:
             if edit.source is None
             else as_tokens(point, self.take(self.unit.row_at(edit.source, step), step, point, branch)),
             generator=generator(prompt, seed, step, point) if "generator" in op.needs else None,
-            clean=as_tokens(point, self.take(group, step, point, branch))
-            if "clean" in op.welcomes and self.unit.rows[row].follows is None
-            else None,
         )
 
     def take(self, row: int, step: int, point: HookPoint, branch: str) -> Tensor:
@@ -180,6 +180,7 @@ class _Attempt:
         self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
         self.reads: list[tuple[int, ReadValue]] = []
         self.removed: dict[tuple[int, str], Tensor] = {}
+        self.displaced: dict[tuple[int, int, str], Tensor] = {}
         self.after: Tensor | None = None
         unit = unit_run.unit
         self.works: list[Work | None] = [unit.works.get((row, forward.step)) for row in forward.rows]
@@ -301,7 +302,11 @@ class _Attempt:
         x = as_tokens(point, value)
         for edit in edits:
             site, op = edit.sites[point]
-            new = op.apply(x, site, self.of.material(edit, row, step, point, branch))
+            material = self.of.material(edit, row, step, point, branch)
+            if "displaced" in op.welcomes and point.component in RESIDUAL:
+                new = self._displaced(edit, i, point, x, material)
+            else:
+                new = op.apply(x, site, material)
             # An edit that changes nothing must not cost the last bits that norms done by hand cost.
             if op.ln_preserving and new is not x:
                 assert point.stream is not None
@@ -310,6 +315,18 @@ class _Attempt:
             x = new
             self.log.append((row, step, point, branch, "edit", edit.index))
         return as_before(point, x, value)
+
+    def _displaced(
+        self, edit: CheckedEdit, i: int, point: HookPoint, x: Tensor, material: Material
+    ) -> Tensor:
+        """The edit of a residual stream that takes back what it added to that stream at earlier blocks."""
+        assert point.stream is not None
+        site, op = edit.sites[point]
+        key = (i, edit.index, point.stream)
+        before = self.displaced.get(key)
+        new = op.apply(x, site, replace(material, displaced=before))
+        self.displaced[key] = new - x if before is None else before + (new - x)
+        return new
 
     def _read(self, trajectory: int, read: CheckedRead, point: HookPoint, branch: str, value: Tensor) -> None:
         graph, step = self.of.plan.graph, self.forward.step

@@ -451,17 +451,20 @@ def test_energy_matched_follows_its_seed() -> None:
     assert not torch.allclose(draw(1), draw(2))
 
 
-def test_energy_matched_at_every_block_stays_as_far_from_the_clean_run() -> None:
-    clean = activation(1, 6, 10, 2)
+def test_energy_matched_at_every_block_displaces_as_much_as_zeroing() -> None:
+    first, written = activation(1, 6, 10, 2), activation(1, 6, 10, 3)
     op, site = EnergyMatched((2, 4), 0), Site((7, 9))
-    given_ = Material(clean=clean)
-    once = op.apply(clean, site, given_)
-    assert torch.equal(once, op.apply(clean, site))
-    # A second block that adds nothing: with the clean run at hand the distance stays, without it doubles.
-    assert torch.equal(op.apply(once, site, given_), once)
-    doubled = (op.apply(once, site) - clean).norm() / (once - clean).norm()
-    assert torch.isclose(doubled, torch.tensor(2.0))
-    assert op.welcomes == {"clean"} and not op.needs
+    once = op.apply(first, site)
+    # A second block adds to the stream. What the edit added before is taken back, so that the channels are as
+    # far from where they would be as zeroed ones; without that, both additions would stay.
+    second = first + written
+    again = op.apply(once + written, site, Material(displaced=once - first))
+    zeroed = second[..., [2, 4]].norm(dim=-1)
+    torch.testing.assert_close((again - second).norm(dim=-1), zeroed, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(again, op.apply(second, site), rtol=1e-5, atol=1e-3)
+    added_up = (op.apply(once + written, site) - second).norm(dim=-1)
+    assert not torch.allclose(added_up, zeroed, rtol=0.05)
+    assert op.welcomes == {"displaced"} and not op.needs
 
 
 def test_energy_matched_per_block() -> None:
@@ -602,7 +605,7 @@ X = activation(2, 5, 4, 0)
         (Patch(), Site(), Material(source=torch.ones(5, 4)), r"source has shape \[5, 4\]"),
         (Mean("dataset"), Site(), Material(source=torch.ones(2, 5, 4)), r"needs \[4\] or \[5, 4\]"),
         (Clamp(0.9), Site(), Material(quantiles=torch.ones(2, 3)), r"needs \[2, 4\]"),
-        (EnergyMatched((1,)), Site((0,)), Material(clean=torch.ones(2, 5, 3)), "clean has shape"),
+        (EnergyMatched((1,)), Site((0,)), Material(displaced=torch.ones(2, 5, 3)), "displaced has shape"),
         (Add((1, 2)), Site((0, 1, 2)), Material(), "2 values were given and 3 channels"),
         (Add((1, 2)), Site(), Material(), "2 values were given and 4 channels"),
     ],

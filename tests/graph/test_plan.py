@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead, CheckedTrajectory
-from dit_lens.graph.interventions import EnergyMatched, Patch, Zero
+from dit_lens.graph.interventions import Patch, Zero
 from dit_lens.graph.planner import make_plan
 from dit_lens.graph.site import Site
 from dit_lens.model.hook_points import HookPoint
@@ -192,16 +192,6 @@ def test_the_sham_is_edited_wherever_an_arm_is():
     }
     assert plan.passes_by_kind["sham"] == 1 + 4 + 4
     assert make_plan(made(edits, trajectories=2), sham=False).passes_by_kind["sham"] == 0
-
-
-def test_edits_that_welcome_the_unedited_activation_get_it():
-    op = EnergyMatched(treatment_channels=(0,))
-    (unit,) = make_plan(made([edit(0, 0, "blocks.1.mlp_out.image", [1, 3], op=op)]), sham=False).units
-    point = HookPoint.parse("blocks.1.mlp_out.image")
-    assert [step for step in range(5) if (w := unit.works.get((0, step))) and (point, "cond") in w.held] == [
-        1,
-        3,
-    ]
 
 
 def test_rows_are_shared_out_evenly():
