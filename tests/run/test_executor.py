@@ -12,7 +12,7 @@ import torch
 import dit_lens as dl
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.graph.interventions import OPERATIONS
-from dit_lens.graph.site import Material
+from dit_lens.graph.site import NO_MATERIAL, Material
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.run.executor import UnitRun
 from dit_lens.run.material import generator
@@ -516,7 +516,7 @@ def test_energy_matched_displaces_as_much_as_zeroing_would_at_every_block(tiny_s
     seen = []
     plain = dl.EnergyMatched.apply
 
-    def watched(op, x, site, material=Material()):
+    def watched(op, x, site, material=NO_MATERIAL):
         new = plain(op, x, site, material)
         before = 0 if material.displaced is None else material.displaced
         control = (new - x + before)[..., list(site.channels)].norm(dim=-1)
