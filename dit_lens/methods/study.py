@@ -184,13 +184,20 @@ def run_study(
     plan = _planned(request, scan, arms_per_forward)
     _tell(scan, plan, say)
     cells = dict(scan.cells)
-    with ProgressBar(plan.forwards, "running arms", enabled=progress) as bar:
+    # In block passes: forwards differ in length, and one graph may run for minutes.
+    with ProgressBar(plan.block_passes, "running arms, in block passes", enabled=progress) as bar:
         for group in scan.groups:
             group_plan = graph_of(group, request.sampling, measures).plan(
                 lens, arms_per_forward=arms_per_forward
             )
             result = run(
-                lens, group_plan, images=False, keep="final", material=request.material, progress=False
+                lens,
+                group_plan,
+                images=False,
+                keep="final",
+                material=request.material,
+                on_forward=bar.advance,
+                progress=False,
             )
             pictured = {
                 (m.prompt, m.seed): {
@@ -219,7 +226,6 @@ def run_study(
             if store is not None:
                 store.put(fresh)
             cells |= {cell.key.address: cell for cell in fresh}
-            bar.advance(group_plan.forwards)
     return StudyResult(
         effects=_effects(request, cells),
         arms=request.arms,

@@ -139,6 +139,7 @@ class Request:
                 for seed in self.seeds:
                     keys[self._data[arm.name], prompt, seed] = CellKey(
                         model=model,
+                        device=self.lens.device.type,
                         dtype=dtype,
                         sampling=sampling,
                         arm=data,

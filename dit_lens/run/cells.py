@@ -31,6 +31,9 @@ SCHEMA_VERSION = 1
 
 CELLS, JOURNAL = "cells", "journal"
 
+MEANING = 1
+"""Counted up when the same declared edits come to give other numbers: older results are then unknown."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,8 +42,9 @@ class _Frozen(BaseModel):
 class CellKey(_Frozen):
     """Everything that determines a cell's result.
 
-    `model` is the weights' fingerprint, `arm` what `Arm.as_data()` gives, `donor` the prompt that the arm
-    draws on, `material` a hash of what was measured for its edits. Names and purposes of arms are no part.
+    `model` is the weights' fingerprint, `device` the kind of machine, `arm` what `Arm.as_data()` gives,
+    `donor` the prompt that the arm draws on, `material` a hash of what was measured for its edits, `meaning`
+    the version of what edits do. Names and purposes of arms are no part.
 
     >>> key = CellKey(model="00", dtype="float32", sampling={}, arm={"edits": []}, prompt="a", seed=0)
     >>> len(key.address)
@@ -55,6 +59,8 @@ class CellKey(_Frozen):
     seed: int
     donor: str | None = None
     material: str | None = None
+    device: str = "cpu"
+    meaning: int = MEANING
 
     @cached_property
     def address(self) -> str:

@@ -501,7 +501,7 @@ def test_the_sham_says_what_batching_changes(lens) -> None:
     assert len(run(lens, [CLEAN]).sham) == 0
 
 
-def test_a_progress_bar_counts_the_forwards_of_the_whole_study(lens, monkeypatch) -> None:
+def test_a_progress_bar_moves_with_every_forward_of_the_whole_study(lens, monkeypatch) -> None:
     from dit_lens.model import progress
 
     bars = []
@@ -509,13 +509,19 @@ def test_a_progress_bar_counts_the_forwards_of_the_whole_study(lens, monkeypatch
     class Bar(progress.ProgressBar):
         def __init__(self, total, description, *, enabled=True):
             super().__init__(total, description, enabled=False)
-            if description == "running arms":
+            self.moves = []
+            if description.startswith("running arms"):
                 bars.append(self)
+
+        def advance(self, amount=1):
+            super().advance(amount)
+            self.moves.append(amount)
 
     monkeypatch.setattr(progress, "ProgressBar", Bar)
     run(lens)
     (bar,) = bars
     assert bar.done == bar.total > 0
+    assert len(bar.moves) > len(PROMPTS) * len(SEEDS)
 
 
 def test_the_plan_reads_well_and_estimates_a_time(lens) -> None:
