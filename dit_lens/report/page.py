@@ -26,13 +26,14 @@ from dit_lens.errors import BadInput
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words
 from dit_lens.report.section import RunView, Section, SectionBuilder, View
+from dit_lens.report.spatial_sections import SPATIAL_SECTIONS
 from dit_lens.report.summary import Verdict, summarise, verdicts
 from dit_lens.report.text import encoded, number, script_json
 from dit_lens.report.theme import template
 from dit_lens.run.records import RunFolder
 
-SECTIONS: tuple[SectionBuilder, ...] = (*CHANNEL_SECTIONS, *EFFECT_SECTIONS)
-"""What a report asks by default: first what massive channels are, then what they do."""
+SECTIONS: tuple[SectionBuilder, ...] = (*CHANNEL_SECTIONS, *SPATIAL_SECTIONS, *EFFECT_SECTIONS)
+"""What a report asks by default: what massive channels are, where they point, and what they do."""
 
 TITLE_ROOM = 28  # pixels of a figure's top margin that its title takes; the page shows the title as text
 MOST_CSV = 256 * 1024  # bytes of rows that a page carries with it; larger tables stay beside it

@@ -38,6 +38,7 @@ class MissingTable(BadInput):
     """A section has nothing to show; the message says why, in words for the reader of the report."""
 
 
+SAMPLE = "sample"  # the kind of an image that nothing was done to
 ARM = "arm"  # the kind of an image that an arm of a study made
 
 
@@ -107,7 +108,7 @@ class RunView:
     @property
     def samples(self) -> tuple[ImageEntry, ...]:
         """The plain samples among the images: nothing was edited for them."""
-        return tuple(entry for entry in self.images if entry.kind != ARM)
+        return tuple(entry for entry in self.images if entry.kind == SAMPLE)
 
     @property
     def arm_images(self) -> tuple[ImageEntry, ...]:

@@ -13,7 +13,7 @@ from dit_lens.methods.spatial.harvest import (
 )
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import Overlap, chance_iou, overlap
-from dit_lens.methods.spatial.study import best_place, spatial_study
+from dit_lens.methods.spatial.study import MeasuredSample, best_place, measured_samples, spatial_study
 from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Subject, Truth, as_truth
 
 __all__ = [
@@ -42,5 +42,7 @@ __all__ = [
     "FunctionTruth",
     "as_truth",
     "spatial_study",
+    "MeasuredSample",
+    "measured_samples",
     "best_place",
 ]

@@ -21,6 +21,8 @@ CONTROLS = ("low", "random", "random_rank_window")
 class ChannelFamily:
     """Named channels of each block, one draw of them where the family involves chance.
 
+    `steps` names the only steps at which its masks are made; None: all that are looked at.
+
     Raises:
         BadInput: no channel in any block.
     """
@@ -28,6 +30,7 @@ class ChannelFamily:
     name: str
     blocks: Mapping[int, tuple[int, ...]]
     draw: int = 0
+    steps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         held = {int(b): tuple(int(c) for c in channels) for b, channels in self.blocks.items()}
@@ -38,6 +41,10 @@ class ChannelFamily:
     def k(self, block: int) -> int:
         """How many channels it has in a block."""
         return len(self.blocks.get(block, ()))
+
+    def at(self, block: int, step: int) -> bool:
+        """Whether it has a mask after this block at this step."""
+        return block in self.blocks and (self.steps is None or step in self.steps)
 
 
 def channel_families(

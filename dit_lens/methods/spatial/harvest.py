@@ -100,8 +100,19 @@ class Harvest:
     @property
     def clusterings(self) -> int:
         """How many masks it will make."""
-        each = sum(block in family.blocks for family in self.families for block in self.blocks)
-        return each * len(self.steps) * len(self.branches) * len(self.samples)
+        return len(self.places) * len(self.samples)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where every sample gets a mask."""
+        return tuple(
+            Place(family.name, family.draw, family.k(block), block, step, branch)
+            for step in self.steps
+            for branch in self.branches
+            for block in self.blocks
+            for family in self.families
+            if family.at(block, step)
+        )
 
 
 def plan_harvest(
@@ -147,10 +158,17 @@ def plan_harvest(
         )
     rows = rows_of(prompts, [int(seed) for seed in seeds])
     listed = list(steps) if isinstance(steps, (tuple, range)) else steps
+    chosen_steps = select_steps(listed, sampling.steps)
+    for family in chosen:
+        if family.steps is not None and not set(family.steps) & set(chosen_steps):
+            raise BadInput(
+                f"The family {family.name!r} is for steps {', '.join(map(str, family.steps))}; asked for are "
+                f"{', '.join(map(str, chosen_steps))}. Name a step that it is for."
+            )
     return Harvest(
         families=chosen,
         blocks=tuple(block for block in at if any(block in family.blocks for family in chosen)),
-        steps=select_steps(listed, sampling.steps),
+        steps=chosen_steps,
         branches=tuple(sampling.branches) if branch == "both" else (branch,),
         samples=tuple(zip(*rows, strict=True)),
         sampling=sampling,
@@ -260,7 +278,7 @@ def _masks_of(at: Visit, row: torch.Tensor, harvest: Harvest, how: Clustering) -
     assert block is not None
     made = {}
     for family in harvest.families:
-        if block in family.blocks:
+        if family.at(block, at.step):
             chosen = values[:, list(family.blocks[block])]
             found = segmentation(chosen, harvest.grid, how, image_size=harvest.image_size, nothing="empty")
             place = Place(family.name, family.draw, family.k(block), block, at.step, at.branch)

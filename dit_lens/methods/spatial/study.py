@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.spatial.clustering import Clustering
-from dit_lens.methods.spatial.harvest import SegmentedSample, plan_harvest, segment_samples
+from dit_lens.methods.spatial.harvest import Harvest, SegmentedSample, plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import overlap
-from dit_lens.methods.spatial.truth import PICTURE, Subject, as_truth
+from dit_lens.methods.spatial.truth import PICTURE, Subject, Truth, as_truth
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -76,24 +77,60 @@ def spatial_study(
         raise BadInput("A prompt or a seed stands twice; the same sample twice is no second measurement.")
     known.require([Subject(p, s, None, harvest.grid, harvest.image_size) for p, s in harvest.samples])
     rows: list[tuple[Any, ...]] = []
-    samples = segment_samples(
-        lens, harvest, how, pictures=known.needs_picture, batch_size=batch_size, progress=progress
-    )
-    for sample in samples:
-        subject = Subject(sample.prompt, sample.seed, sample.picture, harvest.grid, harvest.image_size)
-        there = known.find(subject)
+    pictures = known.needs_picture
+    for measured in measured_samples(
+        lens, harvest, known, how, pictures=pictures, batch_size=batch_size, progress=progress
+    ):
         if on_sample is not None:
-            on_sample(sample, there)
-        for place, found in sample.masks.items():
-            rows.append(
-                (
-                    sample.prompt, sample.seed, place.family, place.draw, place.block, place.step,
-                    place.branch, place.k, how.normalise, how.method, how.clusters, how.rule,
-                    *_agreement(found.mask, there),
-                    found.mask.share, math.nan if there is None else there.share, found.dropped,
-                )
-            )  # fmt: skip
+            on_sample(measured.sample, measured.truth)
+        rows += measured.rows
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@dataclass(frozen=True)
+class MeasuredSample:
+    """A sample, its true mask (None where there is none), and its rows of the study's table."""
+
+    sample: SegmentedSample
+    truth: Mask | None
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def measured_samples(
+    lens: DiTLens,
+    harvest: Harvest,
+    truth: Truth,
+    how: Clustering,
+    *,
+    pictures: bool,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Iterator[MeasuredSample]:
+    """Run the samples of a harvest and measure each one's masks, in order; rows are as `COLUMNS` names them.
+
+    For studies that keep what is finished; `spatial_study` gives the whole table. Raises as it does.
+    """
+    for sample in segment_samples(
+        lens,
+        harvest,
+        how,
+        pictures=pictures or truth.needs_picture,
+        batch_size=batch_size,
+        progress=progress,
+    ):
+        there = truth.find(
+            Subject(sample.prompt, sample.seed, sample.picture, harvest.grid, harvest.image_size)
+        )
+        rows = tuple(
+            (
+                sample.prompt, sample.seed, place.family, place.draw, place.block, place.step,
+                place.branch, place.k, how.normalise, how.method, how.clusters, how.rule,
+                *_agreement(found.mask, there),
+                found.mask.share, math.nan if there is None else there.share, found.dropped,
+            )
+            for place, found in sample.masks.items()
+        )  # fmt: skip
+        yield MeasuredSample(sample, there, rows)
 
 
 def _agreement(mask: Mask, there: Mask | None) -> tuple[float, float, float, float, float]:

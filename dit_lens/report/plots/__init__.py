@@ -13,6 +13,7 @@ from dit_lens.report.plots.maps import effect_map
 from dit_lens.report.plots.origins import adaln, births, variance
 from dit_lens.report.plots.protocols import dose, semantics_or_detail, single_or_all
 from dit_lens.report.plots.sets import agreement, stability
+from dit_lens.report.plots.spatial import spatial_blocks, spatial_k, spatial_map
 from dit_lens.report.plots.spectrum import spectrum
 from dit_lens.report.plots.token_maps import token_maps
 
@@ -32,4 +33,7 @@ __all__ = [
     "single_or_all",
     "dose",
     "effect_map",
+    "spatial_blocks",
+    "spatial_k",
+    "spatial_map",
 ]
