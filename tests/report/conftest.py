@@ -14,6 +14,7 @@ from dit_lens.methods.answers import RESULTS
 from dit_lens.report import build_report
 from dit_lens.run.records import GitState, RunFolder, RunRecord
 from tests.report.synthetic_effects import arm_picture, effect_tables, results, write_arms
+from tests.report.synthetic_spatial import spatial_tables, write_masks
 
 HOSTILE = '<script>alert(1)</script> "quoted" <b>%{x}</b> $x$ & </script><img src=x onerror=alert(2)>'
 PROMPTS = ("a large red circle on a blue background", HOSTILE)
@@ -160,8 +161,11 @@ def run_dir(
     effects: dict[str, pd.DataFrame],
 ) -> Path:
     """A finished run in a folder whose own name is hostile, with all tables, images, verdicts; read only."""
-    path = write_run(tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', {**tables, **effects})
+    path = write_run(
+        tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', {**tables, **effects, **spatial_tables()}
+    )
     folder = RunFolder(path)
+    write_masks(folder, PROMPTS)
     write_arms(folder, PROMPTS)
     folder.write_image("hostile", arm_picture(0, 9), prompt=HOSTILE, seed=0, caption=HOSTILE, kind="arm")
     results().save(path / RESULTS)

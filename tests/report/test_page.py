@@ -72,7 +72,7 @@ def test_every_section_is_linked_has_a_figure_and_says_what_its_numbers_say(page
     ids = {attributes["id"] for tag, attributes in page.elements if tag == "section"}
     assert ids == {
         "summary", "channels", "spectrum", "ratio-map", "life", "stability", "agreement", "variance",
-        "births", "adaln", "token-maps", "images", "disruption", "gallery", "bias-or-carrier",
+        "births", "adaln", "token-maps", "images", "spatial", "disruption", "gallery", "bias-or-carrier",
         "semantics-or-detail", "single-or-all", "dose", "step-map", "final-map", "patch-map", "verdict-rule",
         "provenance",
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_summary_repeats_each_sections_sentence(page, html) -> None:
     summary = html[html.index('id="summary"') : html.index('id="channels"')]
     rest = html[html.index('id="channels"') :]
     sentences = re.findall(r'<p class="conclusion"[^>]*>(.*?)</p>', rest, flags=re.S)
-    assert len(sentences) == 15, "the others end in verdicts"
+    assert len(sentences) == 16, "the others end in verdicts"
     for sentence in sentences:
         assert sentence in summary
 
@@ -140,7 +140,7 @@ def test_the_repeat_snippet_of_a_section_runs(run_dir, monkeypatch) -> None:
     snippets = [build(RunView(RunFolder(run_dir))).repeat for build in SECTIONS]
     for snippet in filter(None, snippets):
         exec(snippet, {})
-    assert len(shown) == 17
+    assert len(shown) == 18
 
 
 # -------------------------------------------------------------------------------------------- self-contained
