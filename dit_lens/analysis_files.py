@@ -245,6 +245,9 @@ def _fault(error: ErrorDetails, at: Key) -> str:
         return f"{key} is empty. {_WHY_NEEDED.get(key, 'Name at least one.')}"
     asked = error["input"]
     hint = ""
+    if error["type"] == "literal_error" and error["loc"][-1] == "[key]":
+        known = _expected(error)
+        return f"{key}: there is no such key. Known: {', '.join(known)}.{did_you_mean(str(asked), known)}"
     if len(error["loc"]) > len(at):
         description = _field(at).description or ""
         return f"{key}: {_short(asked)} does not fit. {' '.join(description.split())}"
@@ -252,9 +255,13 @@ def _fault(error: ErrorDetails, at: Key) -> str:
         return f"{key}: must be {_KINDS[error['type']]}, not {_short(asked)}."
     message = error["msg"].replace("Input should be", "must be")
     if error["type"] == "literal_error" and isinstance(asked, str):
-        expected = str(error["ctx"]["expected"]).replace(" or ", ",").split(",")
-        hint = did_you_mean(asked, [word.strip("' ") for word in expected])
+        hint = did_you_mean(asked, _expected(error))
     return f"{key}: {message}, not {_short(asked)}.{hint}"
+
+
+def _expected(error: ErrorDetails) -> list[str]:
+    """The values that a literal may have."""
+    return [word.strip("' ") for word in str(error["ctx"]["expected"]).replace(" or ", ",").split(",")]
 
 
 _KINDS = {
