@@ -94,9 +94,11 @@ def write_report(run_dir: str | Path) -> Path:
     from dit_lens.report.page import SECTIONS, build_report
 
     folder = RunFolder.read(run_dir)
-    asked = _sections_of(folder) | {"channel_set", "images"}
-    if folder.results_path.exists():
-        asked |= {"gallery", "verdict_rule"}
+    asked = _sections_of(folder) | {"channel_set"}
+    kinds = {entry.kind for entry in folder.images()}
+    asked |= {"images"} if "sample" in kinds else set()
+    asked |= {"gallery"} if "arm" in kinds else set()
+    asked |= {"verdict_rule"} if folder.results_path.exists() else set()
     return build_report(folder.path, [build for build in SECTIONS if build.__name__ in asked])
 
 
