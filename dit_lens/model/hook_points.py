@@ -269,15 +269,15 @@ def parse_blocks(spec: Any, num_blocks: int) -> tuple[int, ...]:
 def select_steps(spec: Any, num_steps: int, sigmas: Sequence[float] | None = None) -> tuple[int, ...]:
     """Step numbers, sorted, from a specification that survives another step count.
 
-    Accepts `"all"`, a number, a slice `"2:8"` (end excluded, negative ends count from the end), a list of
-    these, `{"fraction": [0, 0.5]}` (steps whose middle (s + ½)/n lies in [low, high)), or `{"sigma": [low,
+    Accepts `"all"`, a number, a slice `"2:8"` or `"::2"` (end excluded, negative ends count from the end), a
+    list of these, `{"fraction": [0, 0.5]}` (steps whose middle (s + ½)/n lies in [low, high)), or `{"sigma": [low,
     high]}` (steps that start at such a noise level; needs `sigmas`).
 
     Raises:
         BadInput: a step does not exist, or nothing is selected.
 
-    >>> select_steps("2:", 4), select_steps({"fraction": [0, 0.5]}, 4)
-    ((2, 3), (0, 1))
+    >>> select_steps("2:", 4), select_steps("::2", 4), select_steps({"fraction": [0, 0.5]}, 4)
+    ((2, 3), (0, 2), (0, 1))
     """
     if isinstance(spec, Mapping) and set(spec) == {"sigma"}:
         if sigmas is None:
@@ -334,12 +334,12 @@ def _parse_axis_text(text: str, size: int, what: str, *, inclusive_dash: bool) -
         if where > 1:
             raise BadInput(f"{text!r} is no fraction of depth: fractions lie between 0.0 and 1.0.")
         return (min(int(where * size), size - 1),)
-    if not inclusive_dash and (match := re.fullmatch(r"(-?\d+)?:(-?\d+)?", text)):
-        ends = [None if end is None else int(end) for end in match.groups()]
+    if not inclusive_dash and (match := re.fullmatch(r"(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?", text)):
+        *ends, stride = (None if part is None else int(part) for part in match.groups())
         for end in ends:
             if end is not None and not -size <= end <= size:
                 raise BadInput(f"{what}s {text!r} reach beyond the {size} there are (0 to {size - 1}).")
-        chosen = tuple(range(size))[slice(*ends)]
+        chosen = tuple(range(size))[slice(*ends, stride)]
         if not chosen:
             raise BadInput(f"{what}s {text!r} select nothing of the {size} there are (0 to {size - 1}).")
         return chosen

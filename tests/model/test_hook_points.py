@@ -181,6 +181,14 @@ def test_steps_from_the_end():
     assert select_steps([3, 0, "1:3"], 4) == (0, 1, 2, 3)
 
 
+def test_steps_at_a_stride():
+    assert select_steps("::2", 5) == (0, 2, 4)
+    assert select_steps("1:-1:3", 8) == (1, 4)
+    for text in ("::0", "::-1", "4::2"):
+        with pytest.raises(BadInput):
+            select_steps(text, 4)
+
+
 def test_the_listing_shows_every_address_with_its_shape():
     listing = HookPoints(model(2), lambda point: ("rows", 5))
     assert len(str(listing).splitlines()) == len(listing) == len(model(2))
