@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.attribute_scores import Reader, asked_attributes, attribute_scores
+from dit_lens.methods.carried import margins, moves
 from dit_lens.methods.frequency import CUTOFF
 from dit_lens.methods.metrics import (
     IMAGE_METRICS,
@@ -29,7 +30,7 @@ from dit_lens.methods.metrics import (
     step_distance,
 )
 from dit_lens.methods.scorers import Scorer, score_images
-from dit_lens.zoo.scenes import SEMANTIC
+from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,13 +46,19 @@ READ_OFF = ("semantics", "detail", *(f"attribute.{name}" for name in SEMANTIC))
 ABSOLUTE = ("alignment", *READ_OFF)
 """Metrics of a picture by itself: those that the unedited run has, too."""
 
+RATED = ("alignment", "margin")
+"""Metrics that need a CLIP."""
+
 AT_A_STEP = ("velocity", "toward")
 """Metrics of the readout "step"."""
 
-WITH_A_DONOR = ("toward", "toward_latent")
+MOVES = ("moved", "kept", *(f"moved.{name}" for name in ATTRIBUTES))
+"""Metrics that need a reader, and a donor to compare with."""
+
+WITH_A_DONOR = ("toward", "toward_latent", "margin", *MOVES)
 """Metrics of arms that draw on a donor."""
 
-AT_THE_END = ("latent", *IMAGE_METRICS, *ABSOLUTE, "toward_latent")
+AT_THE_END = ("latent", *IMAGE_METRICS, *ABSOLUTE, "toward_latent", "margin", *MOVES)
 """Metrics of the readout "final"."""
 
 _MEASURABLE = tuple(name for name in METRICS if name in (*AT_THE_END, *AT_A_STEP))
@@ -72,8 +79,8 @@ class Measures:
 
     Args:
         names: of `dit_lens.methods.metrics.METRICS`; their order is that of the effects table.
-        reader: reads attributes off pictures, for `semantics`, `detail` and `attribute.…`.
-        alignment: rates pictures against prompts, for `alignment`.
+        reader: reads attributes off pictures, for `semantics`, `detail`, `attribute.…`, `moved…` and `kept`.
+        alignment: rates pictures against prompts, for `alignment` and `margin`.
 
     Raises:
         BadInput: an unknown metric, one that stands twice, or one whose reader or package is missing.
@@ -104,16 +111,17 @@ class Measures:
             raise BadInput(f"metrics: {', '.join(names)} names one twice; give each once.")
         if "ssim" in names:
             require_ssim()
-        read_off = [name for name in names if name in READ_OFF]
+        read_off = [name for name in names if name in (*READ_OFF, *MOVES)]
         if read_off and self.reader is None:
             raise BadInput(
                 f"{', '.join(read_off)}: these attributes can be read off pictures of the embedded model "
                 "only. Leave them out, or give a reader."
             )
-        if "alignment" in names and self.alignment is None:
+        rated = next((name for name in names if name in RATED), None)
+        if rated is not None and self.alignment is None:
             raise BadInput(
-                "alignment needs a CLIP that knows the model's pictures, for example "
-                "openai/clip-vit-large-patch14. Name one, or leave out alignment."
+                f"{rated} needs a CLIP that knows the model's pictures, for example "
+                f"openai/clip-vit-large-patch14. Name one, or leave out {rated}."
             )
 
     def of(self, arm: Arm) -> tuple[str, ...]:
@@ -132,7 +140,7 @@ class Measures:
         return {name: _DEFINITIONS[name] + self._by_whom(name) for name in names}
 
     def _by_whom(self, name: str) -> str:
-        who = self.reader if name in READ_OFF else self.alignment if name == "alignment" else None
+        who = self.reader if name in (*READ_OFF, *MOVES) else self.alignment if name in RATED else None
         if who is None:
             return ""
         if id(who) not in _IDENTITIES:
@@ -141,7 +149,7 @@ class Measures:
 
     def require_prompts(self, prompts: Sequence[str]) -> None:
         """Raise `BadInput` unless every metric makes sense for these prompts; reads no picture."""
-        if any(name in READ_OFF for name in self.names):
+        if any(name in (*READ_OFF, *MOVES) for name in self.names):
             for prompt in prompts:
                 asked_attributes(prompt)
 
@@ -155,12 +163,15 @@ class Measures:
         donor: Tensor | None,
         images: Sequence[Image] | None,
         clean_images: Sequence[Image] | None,
+        donor_prompts: Sequence[str] | None = None,
     ) -> dict[str, Array]:
         """Metrics of runs that have ended, float64 [rows] each.
 
         Args:
             latents, clean: final latents [rows, C, h, w], edited and unedited; `donor` likewise, for
                 `toward_latent`. images, clean_images: one per row, for metrics of pictures.
+            donor_prompts: what each row's donor shows, for `margin`, `moved` and `kept`; without it these
+                are NaN.
         """
         wanted = [name for name in self.names if name in set(names)]
         found: dict[str, Array] = {}
@@ -171,8 +182,32 @@ class Measures:
         seen = [name for name in wanted if needs_image(name)]
         if seen:
             assert images is not None and clean_images is not None
-            found |= self._pictures(seen, prompts, images, clean_images)
+            alone = [name for name in seen if name not in WITH_A_DONOR]
+            found |= self._pictures(alone, prompts, images, clean_images)
+            found |= self._carried(
+                [name for name in seen if name in WITH_A_DONOR], prompts, donor_prompts, images, clean_images
+            )
         return found
+
+    def _carried(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        donors: Sequence[str] | None,
+        images: Sequence[Image],
+        clean: Sequence[Image],
+    ) -> dict[str, Array]:
+        """What came over from the donor: `margin`, and attributes that moved and that stayed."""
+        if donors is None or not names:
+            return {name: np.full(len(images), np.nan) for name in names}
+        found: dict[str, Array] = {}
+        if "margin" in names:
+            assert self.alignment is not None
+            found["margin"] = margins(self.alignment, images, clean, prompts, donors)
+        if set(names) & set(MOVES):
+            assert self.reader is not None
+            found |= moves(images, clean, prompts, donors, reader=self.reader)
+        return {name: found[name] for name in names}
 
     def _pictures(
         self,
@@ -207,7 +242,7 @@ class Measures:
 
 def needs_image(name: str) -> bool:
     """Whether a metric looks at pictures."""
-    return name in IMAGE_METRICS or name in ABSOLUTE
+    return name in IMAGE_METRICS or name in ABSOLUTE or name == "margin" or name in MOVES
 
 
 def rows_at_a_time(height: int, width: int) -> int:
@@ -241,11 +276,11 @@ def default_measures(
     reader: Any = None
     alignment: Any = clip
     wanted = None if names is None else set(names)
-    of_pictures = wanted is None or bool(wanted & set(ABSOLUTE))
+    of_pictures = wanted is None or bool(wanted & {*ABSOLUTE, *RATED, *MOVES})
     if isinstance(clip, str):
         from dit_lens.methods.scorers import ClipAlignment
 
-        alignment = ClipAlignment(clip) if wanted is None or "alignment" in wanted else None
+        alignment = ClipAlignment(clip) if wanted is None or wanted & set(RATED) else None
     if of_pictures and lens.name in zoo.names() and (zoo.scorer_path() / "config.json").exists():
         from dit_lens.methods.scorers import EmbeddedAlignment
         from dit_lens.zoo.readout import load_reader
@@ -254,8 +289,8 @@ def default_measures(
         alignment = alignment or EmbeddedAlignment(reader)
     if names is None:
         left_out = {
-            *(READ_OFF if reader is None else ()),
-            *(("alignment",) if alignment is None else ()),
+            *((*READ_OFF, *MOVES) if reader is None else ()),
+            *(RATED if alignment is None else ()),
             *(("ssim",) if importlib.util.find_spec("torchmetrics") is None else ()),
         }
         names = [name for name in _MEASURABLE if name not in left_out]

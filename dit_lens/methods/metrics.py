@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.frequency import CUTOFF, band_change
 from dit_lens.methods.pixels import as_array, pixel_pairs
-from dit_lens.zoo.scenes import SEMANTIC
+from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
     from dit_lens.methods.pixels import Images
@@ -59,6 +59,13 @@ METRICS = {
         *(Metric(f"attribute.{name}", f"{name} as asked", "share", "less") for name in SEMANTIC),
         Metric("toward", "velocity's way to the donor's", "share of the way", "greater"),
         Metric("toward_latent", "final latent's way to the donor's", "share of the way", "greater"),
+        Metric("margin", "alignment with the source's prompt over the target's", "cosine", "greater"),
+        Metric("moved", "differing attributes that read as the source's", "share", "greater"),
+        Metric("kept", "shared attributes that read as before", "share", "less"),
+        *(
+            Metric(f"moved.{name}", f"{name} that reads as the source's", "share", "greater")
+            for name in ATTRIBUTES
+        ),
     )
 }
 """The metrics of this package by name; `disrupted` is the `direction` for `methods.stats.judge`."""

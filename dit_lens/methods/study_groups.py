@@ -238,6 +238,7 @@ def _at_the_end(
                 donor=donor.latents[-1:] if donor and "toward_latent" in names else None,
                 images=images if here[0].name in looked_at else None,
                 clean_images=None if clean_image is None else [clean_image] * len(here),
+                donor_prompts=None if member.donor is None else [member.donor] * len(here),
             )
             for k, (arm, image) in enumerate(zip(here, images, strict=True)):
                 own = {name: float(values[name][k]) for name in measures.of(arm)}

@@ -11,11 +11,13 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Patch, Zero
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
 from dit_lens.methods.attribute_scores import NearestRendering
+from dit_lens.methods.carried import differences, margins
 from dit_lens.methods.measures import (
     ABSOLUTE,
     AT_A_STEP,
     AT_THE_END,
     READ_OFF,
+    WITH_A_DONOR,
     Measures,
     default_measures,
     needs_image,
@@ -57,7 +59,7 @@ def test_every_measurable_metric_is_described() -> None:
 
 def test_an_arm_has_the_metrics_of_its_readout_its_donor_and_its_edits() -> None:
     measures = everything()
-    assert set(measures.of(ZERO)) == set(AT_THE_END) - {"toward_latent"}
+    assert set(measures.of(ZERO)) == set(AT_THE_END) - set(WITH_A_DONOR)
     assert set(measures.of(PATCH)) == set(AT_THE_END)
     assert measures.of(STEP) == ("velocity",)
     assert measures.of(PATCH_STEP) == ("velocity", "toward")
@@ -78,7 +80,9 @@ def test_metrics_keep_the_order_in_which_they_were_named() -> None:
         (lambda: Measures(["predicted_x0"]), "no 'predicted_x0'"),
         (lambda: Measures(["psnr", "psnr"]), "names one twice"),
         (lambda: Measures(["psnr", "detail"]), "detail: these attributes"),
-        (lambda: Measures(["alignment"]), "needs a CLIP"),
+        (lambda: Measures(["alignment"]), "alignment needs a CLIP"),
+        (lambda: Measures(["margin"]), "margin needs a CLIP"),
+        (lambda: Measures(["moved"]), "moved: these attributes"),
     ],
 )
 def test_metrics_that_cannot_be_measured_are_refused(make_it, message) -> None:
@@ -126,8 +130,13 @@ def test_numbers_are_those_of_the_metrics_row_by_row() -> None:
         donor=latents[1:],
         images=pictures,
         clean_images=[pictures[0]] * 2,
+        donor_prompts=[star.with_(colour="blue", detail="striped").caption, star.with_(size="small").caption],
     )
     assert set(found) == set(AT_THE_END)
+    assert found["moved"].tolist() == [0.0, 0.0] and found["moved.colour"][0] == 0.0
+    assert np.isnan(found["moved.colour"][1]) and np.isnan(found["moved.shape"]).all()
+    # The second picture is blue and striped, which both of its prompts say it is not.
+    assert found["kept"].tolist() == [1.0, 0.6]
     away = (latents - clean).double().flatten(1).norm(dim=1) / clean.double().norm()
     np.testing.assert_allclose(found["latent"], away.numpy())
     np.testing.assert_allclose(found["psnr"], psnr(pictures, [pictures[0]] * 2))
@@ -137,7 +146,41 @@ def test_numbers_are_those_of_the_metrics_row_by_row() -> None:
     assert found["detail"].tolist() == [1.0, 0.0]
     assert found["toward_latent"][1] == pytest.approx(1.0)
     assert found["alignment"].tolist() == [np.asarray(p).mean() / 255 for p in pictures]
-    assert measures.alignment.asked == [(2, tuple(prompts))]
+    assert measures.alignment.asked[0] == (2, tuple(prompts))
+
+
+def test_what_came_over_is_told_from_what_was_there() -> None:
+    class ByRedness:
+        """Likes red pictures for prompts that say red, and dislikes them for others."""
+
+        name = "alignment"
+
+        def score(self, images, prompts):
+            red = [float(np.asarray(image)[..., 0].mean() > 128) for image in images]
+            return [r if "red" in p else -r for r, p in zip(red, prompts, strict=True)]
+
+    black, red = (Image.new("RGB", (48, 48), colour) for colour in ("black", "red"))
+    found = margins(ByRedness(), [red, black], [black] * 2, ["a blue star"] * 2, ["a red star"] * 2)
+    assert found.tolist() == [2.0, 0.0]
+    assert margins(ByRedness(), [black], [red], ["a blue star"], ["a red star"]).tolist() == [-2.0]
+    assert differences("a large red star", "a small red shape") == ({"size": "small"}, ("colour",))
+
+
+def test_without_a_donors_prompt_nothing_is_said_about_what_came_over() -> None:
+    latents = torch.zeros(1, 1, 2, 2)
+    seen = [Image.new("RGB", (48, 48))]
+    names = ["margin", "moved"]
+    measures = Measures(names, reader=NearestRendering(), alignment=Constant())
+    found = measures.final(
+        names,
+        ["a red star"],
+        latents=latents,
+        clean=latents,
+        donor=None,
+        images=seen,
+        clean_images=seen,
+    )
+    assert all(np.isnan(found[name]).all() for name in names)
 
 
 def test_a_step_compares_velocities_and_pictures_are_not_asked_for() -> None:
