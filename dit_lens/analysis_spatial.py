@@ -77,8 +77,9 @@ class SpatialPlan:
 
     def __str__(self) -> str:
         return (
-            f"spatial     {len(self.held_out)} prompts × {len(self.seeds)} seeds, places chosen on "
-            f"{len(self.calibration)} others: {len(self.blocks)} blocks × {len(self.steps)} steps, "
+            f"spatial     {len(self.held_out)} prompts, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
+            f"places chosen on {len(self.calibration)} others: {len(self.blocks)} blocks, "
+            f"{len(self.steps)} steps, "
             f"{self.forwards} forwards, at most {self.clusterings} masks ({self.how}); truth: {self.truth}"
         )
 
@@ -238,9 +239,9 @@ class _Study:
 
         with naming("spatial.blocks"):
             asked = parse_blocks(self.spec.blocks, self.lens.num_blocks)
-            found = tuple(block for block in asked if block in self.massive.blocks)
+            found = tuple(block for block in asked if self.massive.blocks.get(block))
             if not found:
-                there = ", ".join(map(str, self.massive.blocks))
+                there = ", ".join(str(block) for block, held in self.massive.blocks.items() if held)
                 raise BadInput(f"no massive channel in {self.spec.blocks!r}; there are in blocks {there}.")
         return found
 

@@ -262,6 +262,66 @@ def discover(
         _say(f"Written to {out}")
 
 
+@command(
+    app,
+    "segment",
+    'dit-lens segment "a large red plain star on the left on a white background" --out mask.png',
+)
+def segment(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
+    model: Annotated[
+        str, typer.Option(help="An embedded model, a diffusers pipeline's folder, or a hub id.")
+    ] = "shapes-sd3",
+    channels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Channels that `dit-lens discover` wrote.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Channels per block, found in this prompt's own run; default: 4.")
+    ] = None,
+    block: Annotated[
+        str | None, typer.Option(help="Blocks to look after: 5, 2-4, 0.5, or * for all; default: the last.")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Denoising step to look at; default: a quarter into the run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starting noise.")] = 0,
+    rule: Annotated[
+        str, typer.Option(help="Which cluster of tokens is the subject: border, brighter or smaller.")
+    ] = "border",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the model's own.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: a PNG.")] = Path("mask.png"),
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a picture, and its subject as massive channels outline it.
+
+    Image tokens are clustered by the massive channels, and the cluster that touches the border least is taken
+    for the subject. The PNG holds a row per block: the picture, the mask, and the mask over the picture.
+    Nothing is compared with a truth: `dit-lens run spatial` measures how well such masks fit.
+    """
+    _require_writable(out)
+    if out.suffix.lower() != ".png":
+        raise BadInput(f"--out {out}: the picture is a PNG; name a file such as {out.stem or 'mask'}.png")
+    if channels is not None and top_k is not None:
+        raise BadInput("--channels and --top-k exclude each other: the file already says which channels.")
+    with _stdout_kept_for_results():
+        from dit_lens.methods.channel_sets import ChannelSet
+        from dit_lens.methods.spatial import Clustering, first_look
+
+        how, given = Clustering(rule=rule), ChannelSet.load(channels) if channels else None
+        lens = _open(model, device, dtype)
+        if given is not None and given.model != lens.name:
+            _say(f"Note: these channels were found in {given.model}, and the model is {lens.name}.")
+        sampling = lens.sampling(steps=steps, guidance_scale=guidance)
+        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": block, "step": step}
+        look = first_look(lens, prompt, seed, how=how, sampling=sampling, progress=True, **options)
+        look.save(out)
+    _print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(str(look))
+    _say(f"Written to {out}")
+
+
 @command(app, "check", "dit-lens check shapes-sd3 --json")
 def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: AsJson = False) -> None:
     """Test the lens on a model.

@@ -152,7 +152,8 @@ def _row(run: RunView, prompt: str, seed: int, entries: list[ImageEntry]) -> Mar
         for entry in entries
     )
     return Markup(
-        "<div class='masks'><p class='who'>{}<small>seed {}</small></p><div class='thumbs'>{}</div></div>"
+        "<div style='margin:0 0 1rem'><p class='who'>{}<small>seed {}</small></p>"
+        "<div class='thumbs'>{}</div></div>"
     ).format(prompt, seed, tiles)
 
 

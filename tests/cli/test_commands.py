@@ -21,6 +21,7 @@ pytestmark = pytest.mark.pure
 COMMANDS = [
     ["run"],
     ["discover"],
+    ["segment"],
     ["check"],
     ["plan"],
     ["schema"],

@@ -2,6 +2,7 @@
 
 from dit_lens.methods.spatial.clustering import Clustering, Segmentation, segment, segmentation
 from dit_lens.methods.spatial.families import ChannelFamily, channel_families, families_over_k
+from dit_lens.methods.spatial.first_look import FirstLook, first_look
 from dit_lens.methods.spatial.foreground import RULES
 from dit_lens.methods.spatial.harvest import (
     Harvest,
@@ -41,6 +42,8 @@ __all__ = [
     "FileTruth",
     "FunctionTruth",
     "as_truth",
+    "FirstLook",
+    "first_look",
     "spatial_study",
     "MeasuredSample",
     "measured_samples",

@@ -70,8 +70,8 @@ def spatial_k(table: pd.DataFrame, *, block: int | None = None, step: int | None
     if len(massive):
         first, last = massive.iloc[0], massive.iloc[-1]
         said = (
-            f"{number(first['mean'], 2)} by the strongest {_channels(int(first['k']))}, "
-            f"{number(last['mean'], 2)} by {_channels(int(last['k']))}"
+            f"{number(first['mean'], 2)} by the strongest {_strongest(int(first['k']))}, "
+            f"{number(last['mean'], 2)} by {int(last['k'])}"
         )
     axis = {
         "type": "log",
@@ -212,5 +212,5 @@ def _curves(
     return figure
 
 
-def _channels(count: int) -> str:
-    return f"{count} channel{'' if count == 1 else 's'}"
+def _strongest(count: int) -> str:
+    return "channel" if count == 1 else f"{count} channels"
