@@ -201,7 +201,7 @@ class _Editing:
     """Edits of the rows of one forward, with what each leaves for the LayerNorms behind it."""
 
     def __init__(self, material):
-        self.material, self.removed, self.added = material, {}, {}
+        self.material, self.removed, self.added, self.owed = material, {}, {}, {}
 
     def apply(self, edits, row, step, branch, point, tensor):
         """One row's value after its edits, in order."""
@@ -210,17 +210,33 @@ class _Editing:
         for edit in edits:
             site, op = edit.sites[point]
             given, key = self.material(edit, row, step, branch, point), None
-            if op.op == "energy_matched" and point.component.startswith("resid"):
+            if op.op in ("energy_matched", "patch_matched") and point.component.startswith("resid"):
                 key = (row, step, branch, edit.index, point.stream)
-                given = replace(given, displaced=self.added.get(key))
+                given = replace(given, displaced=self.added.get(key), owed=self.owed.get(key))
             new = op.apply(x, site, given)
+            if key and op.op == "patch_matched":
+                self.owed[key] = self._owed(op, site, x, given)
             if key:
                 self.added[key] = self.added.get(key, 0) + (new - x)
-            if op.ln_preserving and not op.changes_nothing:
+            if op.ln_preserving and not torch.equal(new, x):
                 key = (row, branch, point.stream)
                 self.removed[key] = self.removed.get(key, 0) + (x - new)
             x = new
         return x.transpose(1, 2).reshape(shape) if point.component == "velocity" else x
+
+    @staticmethod
+    def _owed(op, site, x, given):
+        """What a patch of the treatment's channels would have added by now, had it run instead."""
+        tokens = list(range(x.shape[1])) if site.tokens is None else list(site.tokens)
+        where = torch.tensor(tokens)[:, None], torch.tensor(op.treatment_channels)
+        owed = torch.zeros_like(x) if given.owed is None else given.owed.clone()
+        added = 0 if given.displaced is None else given.displaced
+        apart = (given.source - (x - added))[:, where[0], where[1]]
+        mean = apart.mean(1, keepdim=True)
+        apart = {"all": apart, "mean": mean, "residual": apart - mean}[op.part]
+        before = owed[:, where[0], where[1]]
+        owed[:, where[0], where[1]] = before + op.strength * (apart - before)
+        return owed
 
 
 def edit_with_hooks(pipeline, graph, material=None, draw=None):

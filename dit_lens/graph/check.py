@@ -35,7 +35,10 @@ class CheckedTrajectory:
 
 @dataclass(frozen=True)
 class CheckedEdit:
-    """An edit with every pattern resolved; trajectories are positions in the graph's list."""
+    """An edit with every pattern resolved; trajectories are positions in the graph's list.
+
+    `sites` holds the places at which some token is addressed.
+    """
 
     index: int
     into: int
@@ -98,11 +101,13 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
         grid = lens.token_grid(sampling.height, sampling.width)
     lens.adapter.ready()
     facts = _Facts(spec, lens, sampling, tuple(float(s) for s in start.sigmas), grid)
-    edits = tuple(facts.edit(i) for i in range(len(spec.edits)))
+    declared = [facts.edit(i) for i in range(len(spec.edits))]
     reads = tuple(facts.read(i) for i in range(len(spec.reads)))
-    refuse_cycles(spec, edits)
+    refuse_cycles(spec, declared)
+    # An edit of no token edits nothing: without it, its trajectory is the unedited one bit for bit.
+    edits = tuple(edit for edit in declared if edit.sites)
     refuse_ambiguous_patches(spec, edits)
-    only_reads = bool(reads) and not edits
+    only_reads = bool(reads) and not declared
     followed = tuple(facts.followed(i) for i in range(len(spec.trajectories)))
     trajectories = tuple(
         CheckedTrajectory(
@@ -114,7 +119,7 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
         )
         for each, follows in zip(spec.trajectories, followed, strict=True)
     )
-    used = {read.of for read in reads} | {edit.source for edit in edits}
+    used = {read.of for read in reads} | {edit.source for edit in declared}
     for i, each in enumerate(trajectories):
         if each.follows is not None and i not in used:
             raise BadInput(
@@ -194,8 +199,8 @@ class _Facts:
         takes_source = "source" in op.needs
         if source is not None and not takes_source:
             raise BadInput(
-                f"{place}.source: {op.op} draws on no other trajectory. Use op: patch or resample, or leave "
-                "out source."
+                f"{place}.source: {op.op} draws on no other trajectory. Use op: patch, patch_matched or "
+                "resample, or leave out source."
             )
         if source is None and takes_source and getattr(op, "of", None) != "dataset":
             raise BadInput(
@@ -212,7 +217,8 @@ class _Facts:
                     f"{place}.op: ln_preserving keeps the statistics of a residual stream, and {point} is "
                     "none. Edit resid_pre or resid_post, or leave out ln_preserving."
                 )
-            sites[point] = (site, here)
+            if site.tokens != ():
+                sites[point] = (site, here)
         return CheckedEdit(
             index=index,
             into=into,
@@ -227,6 +233,8 @@ class _Facts:
         each, place = self.spec.reads[index], f"reads.{index}"
         sites = self._sites(each, place)
         for point, site in sites.items():
+            if site.tokens == ():
+                raise BadInput(f"{place}.tokens: no token is read. Name at least one, or write all.")
             with _naming(place):
                 site.require(self._edited_shape(point))
         return CheckedRead(
@@ -319,7 +327,7 @@ class _Facts:
                 )
             return tuple(r * columns + c for r in range(top, bottom) for c in range(left, right))
         if not isinstance(chosen, str):
-            return self._some(tuple(chosen), place)
+            return tuple(chosen)
         masks = self.spec.masks
         if chosen not in masks:
             raise BadInput(
@@ -334,12 +342,7 @@ class _Facts:
                     f"{place}: the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
                     f"image has {rows} × {columns}. Make it for this image size."
                 )
-        return self._some(mask.tokens, place)
-
-    def _some(self, tokens: tuple[int, ...], place: str) -> tuple[int, ...]:
-        if not tokens:
-            raise BadInput(f"{place}: no token is addressed. Name at least one, or write all.")
-        return tokens
+        return mask.tokens
 
     def _need_image(self, point: HookPoint, place: str, what: str) -> None:
         if point.stream != "image":

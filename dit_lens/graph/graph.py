@@ -124,8 +124,8 @@ class InterventionGraph:
         """Edit a trajectory at hook points. `channels`: numbers, a ChannelSet, {block: numbers} or a name.
 
         `tokens`: numbers, a boolean mask (one value per token, or [rows, columns] of the token grid),
-        `{"box": [top, left, bottom, right]}` or a mask's name. `source` is the trajectory that `Resample`
-        and `Patch` draw on.
+        `{"box": [top, left, bottom, right]}` or a mask's name; with no token, nothing is edited. `source` is
+        the trajectory that `Resample`, `Patch` and `PatchMatched` draw on.
 
         Raises:
             BadInput: no such trajectory, or a value of the wrong kind.

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.energy import EnergyMatched
+from dit_lens.graph.energy import EnergyMatched, PatchMatched
 from dit_lens.graph.operation import PARTS, Intervention, PartEdit, number, precise, split
 from dit_lens.graph.random_edits import Noise, TokenShuffle
 from dit_lens.graph.site import EVERYTHING, NO_MATERIAL, Material, Site
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Site", "Material", "EVERYTHING", "NO_MATERIAL", "PARTS", "Intervention",
     "Identity", "Zero", "Mean", "Scale", "Clamp", "Add", "Noise", "Resample", "TokenShuffle", "Patch",
-    "EnergyMatched", "OPERATIONS", "from_data", "json_schema",
+    "EnergyMatched", "PatchMatched", "OPERATIONS", "from_data", "json_schema",
 ]  # fmt: skip
 
 
@@ -269,6 +269,7 @@ OPERATIONS: dict[str, type[Intervention]] = {
     kind.op: kind
     for kind in (
         Identity, Zero, Mean, Scale, Clamp, Add, Noise, Resample, TokenShuffle, Patch, EnergyMatched,
+        PatchMatched,
     )
 }  # fmt: skip
 """Name in a spec → edit."""

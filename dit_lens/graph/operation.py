@@ -134,6 +134,7 @@ class Intervention(ABC):
             "source": self._source_shapes(shape),
             "quantiles": ((2, shape[-1]),),
             "displaced": (shape,),
+            "owed": (shape,),
         }
         for name, allowed in expected.items():
             value = getattr(material, name)
@@ -160,7 +161,7 @@ class PartEdit(Intervention):
         import torch
 
         value = precise(site.read(x))
-        source = None if material.source is None else _like(material.source, x)
+        source = None if material.source is None else as_tokens_like(material.source, x)
         if source is not None:
             source = site.read(source).to(value)
         quantiles = material.quantiles
@@ -231,11 +232,11 @@ def seed_number(op: str, value: Any) -> int:
     return int(value)
 
 
-def _like(source: Tensor, x: Tensor) -> Tensor:
-    """A source of any allowed shape as [rows, tokens, channels]."""
-    if source.ndim == 2 and x.shape[1] == 1 and source.shape[0] in (1, x.shape[0]):
-        source = source.unsqueeze(1)
-    return source.expand(x.shape)
+def as_tokens_like(value: Tensor, x: Tensor) -> Tensor:
+    """A value shaped like `x` [rows, tokens, channels]; given with one row for all, or without tokens."""
+    if value.ndim == 2 and x.shape[1] == 1 and value.shape[0] in (1, x.shape[0]):
+        value = value.unsqueeze(1)
+    return value.expand(x.shape)
 
 
 def _own_first(each: Any) -> bool:

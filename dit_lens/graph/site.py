@@ -91,13 +91,15 @@ class Material:
     - `generator`: a generator on the CPU, for `Noise` and `TokenShuffle`. Read, not advanced: the same
       generator gives the same draw, so give each hook point and step its own.
     - `displaced`: what the same edit has added to this stream so far in the same forward pass, of the shape
-      of the activation, for `EnergyMatched`.
+      of the activation, for `EnergyMatched` and `PatchMatched`.
+    - `owed`: likewise, what the treatment that `PatchMatched` mimics would have added to this stream so far.
     """
 
     source: Tensor | None = None
     quantiles: Tensor | None = None
     generator: Generator | None = None
     displaced: Tensor | None = None
+    owed: Tensor | None = None
 
 
 def indices(name: str, value: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dit_lens.errors import RunFailure
 from dit_lens.graph.check import CheckedEdit, CheckedRead
+from dit_lens.graph.energy import PatchMatched
 from dit_lens.graph.plan import Forward, Plan, Unit, Work, blocks_run
 from dit_lens.graph.site import Material
 from dit_lens.model.adapters import StreamNorm, require_finite
@@ -181,6 +182,7 @@ class _Attempt:
         self.reads: list[tuple[int, ReadValue]] = []
         self.removed: dict[tuple[int, str], Tensor] = {}
         self.displaced: dict[tuple[int, int, str], Tensor] = {}
+        self.owed: dict[tuple[int, int, str], Tensor] = {}
         self.after: Tensor | None = None
         unit = unit_run.unit
         self.works: list[Work | None] = [unit.works.get((row, forward.step)) for row in forward.rows]
@@ -308,7 +310,7 @@ class _Attempt:
             else:
                 new = op.apply(x, site, material)
             # An edit that changes nothing must not cost the last bits that norms done by hand cost.
-            if op.ln_preserving and new is not x:
+            if op.ln_preserving and new is not x and not torch.equal(new, x):
                 assert point.stream is not None
                 before = self.removed.get((i, point.stream))
                 self.removed[i, point.stream] = x - new if before is None else before + (x - new)
@@ -324,8 +326,11 @@ class _Attempt:
         site, op = edit.sites[point]
         key = (i, edit.index, point.stream)
         before = self.displaced.get(key)
-        new = op.apply(x, site, replace(material, displaced=before))
+        material = replace(material, displaced=before, owed=self.owed.get(key))
+        new = op.apply(x, site, material)
         self.displaced[key] = new - x if before is None else before + (new - x)
+        if isinstance(op, PatchMatched):
+            self.owed[key] = op.owes(x, site, material)
         return new
 
     def _read(self, trajectory: int, read: CheckedRead, point: HookPoint, branch: str, value: Tensor) -> None:

@@ -236,6 +236,7 @@ def test_every_operation_travels_through_yaml():
         "add": {"value": [1, 2]},
         "noise": {"scale": 1},
         "energy_matched": {"treatment_channels": {"0": [1], "1": [2]}},
+        "patch_matched": {"treatment_channels": {"0": [1], "1": [2]}, "strength": 0.5},
     }
     g = InterventionGraph()
     arm = g.trajectory(prompt="x", seed=0)

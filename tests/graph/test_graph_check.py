@@ -66,6 +66,12 @@ def unread(lens):
     return g
 
 
+def reading_no_token(lens):
+    g = graph()
+    g.read(g.trajectory(prompt="x", seed=0), at="blocks.1.resid_post.image", tokens=[])
+    return g
+
+
 def misnamed(lens):
     g = graph(step=4)
     g.trajectory(prompt="x", seed=0)
@@ -110,7 +116,7 @@ FAULTS = [
     (edited(channels=a_set(model=None), at="temb"), ["holds channels per block"]),
     (edited(channels={1: ()}), ["edits.0.channels: no channel is addressed"]),
     (edited(tokens=[16]), ["edits.0", "Token 16", "0 to 15"]),
-    (edited(tokens=[]), ["edits.0.tokens: no token is addressed"]),
+    (reading_no_token, ["reads.0.tokens: no token is read"]),
     (edited(tokens={"box": [0, 0, 5, 1]}), ["edits.0.tokens: box [0, 0, 5, 1]", "4 × 4 tokens"]),
     (edited(tokens={"box": [0, 0, 1, 1]}, at="blocks.1.resid_post.context"), ["has none"]),
     (edited(tokens=np.ones((3, 4), dtype=bool)), ["made for 3 × 4 tokens", "has 4 × 4"]),
@@ -121,7 +127,7 @@ FAULTS = [
     (edited(steps={"sigm": [0, 1]}), ["edits.0.steps", "{sigma: [low, high]}", "Did you mean 'sigma'?"]),
     (edited(steps=[]), ["edits.0.steps: An empty list selects no step"]),
     (edited(channels=[]), ["edits.0.channels: no channel is addressed anywhere", "Choose channels"]),
-    (edited(tokens=np.zeros((4, 4), dtype=bool)), ["edits.0.tokens: no token is addressed"]),
+    (edited(at="temb", tokens=[]), ["edits.0: Tokens []", "Leave tokens out here"]),
     (edited(at="velocity", channels=[4]), ["edits.0: Channel 4", "there are 4, 0 to 3"]),
     (edited(at="blocks.3.mlp_out.context"), ["blocks 0–2 have it"]),
     (misnamed, ["sampling: ", "no 'step'", "Did you mean 'steps'?"]),

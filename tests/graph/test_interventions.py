@@ -29,6 +29,7 @@ from dit_lens.graph.interventions import (
     Mean,
     Noise,
     Patch,
+    PatchMatched,
     Resample,
     Scale,
     Site,
@@ -506,6 +507,8 @@ ALL_OF_THEM = [
     TokenShuffle(seed=2),
     EnergyMatched((4, 2), 9, part="residual"),
     EnergyMatched({0: (1, 2), 11: (3,)}),
+    PatchMatched((4, 2), 0.5, part="residual"),
+    PatchMatched({0: (1, 2), 11: (3,)}),
 ]
 
 

@@ -29,6 +29,7 @@ FIELDS = {
     "token_shuffle": {"seed": 1},
     "patch": {"strength": 0.6},
     "energy_matched": {"treatment_channels": [0, 1]},
+    "patch_matched": {"treatment_channels": [0, 1], "strength": 0.6},
 }
 
 
@@ -100,7 +101,7 @@ def everything(lens, stream):
             tokens=[0, 3, 5],
             steps=[1],
             branch=branch,
-            source="donor" if op in ("patch", "resample") else None,
+            source="donor" if op in ("patch", "patch_matched", "resample") else None,
         )
     return g
 
