@@ -97,13 +97,17 @@ def finding(table: pd.DataFrame, places: tuple[tuple[int, int], ...] = ()) -> st
 
 
 def _places(run: RunView) -> tuple[tuple[int, int], ...]:
-    """Return the (block, step) places that were looked at over k: those where claims are judged."""
+    """Return the (block, step) places that were looked at over k: those where claims are judged.
+
+    The best one comes first: the other, where there is one, is at the last step.
+    """
     try:
         rows = run.table("spatial_k")
     except MissingTable:
         return ()
     found = rows[["block", "step"]].drop_duplicates()
-    return tuple((int(block), int(step)) for block, step in found.itertuples(index=False, name=None))
+    places = [(int(block), int(step)) for block, step in found.itertuples(index=False, name=None)]
+    return tuple(sorted(places, key=lambda place: place[1]))
 
 
 def _tile(table: pd.DataFrame, places: tuple[tuple[int, int], ...]) -> tuple[Tile, ...]:

@@ -133,7 +133,7 @@ def test_masks_are_escaped_sharp_small_and_no_samples(html, run_dir) -> None:
     section = section_of(html)
     assert "<script>alert" not in section and "onerror=alert(2)>" not in section
     assert Page(section).text.count(HOSTILE[:20]) == 1
-    images = [at for at in Page(section).all("img")]
+    images = Page(section).all("img")
     assert len(images) == len(PROMPTS) * (2 + BLOCKS)
     assert all(at["style"] == "image-rendering:pixelated" for at in images)
     assert all(at["src"].startswith("data:image/png;base64,") and at["alt"] for at in images)
@@ -181,7 +181,7 @@ def test_what_the_question_answers_is_what_the_section_shows(make_run) -> None:
     shown = verdicts(section)
     assert [verdict.outcome for verdict in shown] == [each.outcome for each in answered.answers]
     assert all(verdict.numbers for verdict in shown)
-    assert [view.label for view in section.views][0] == "by block, step 5"
+    assert section.views[0].label == "by block, step 5"
     text = Page(section_of(build_report(folder).read_text(encoding="utf-8"))).text
     assert answered.answers[0].claim[1:] in text
     assert "Nothing to show" not in text

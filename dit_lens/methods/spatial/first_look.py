@@ -142,10 +142,8 @@ def first_look(
         raise BadInput("A channel set and top_k were both given; the set already says which channels.")
     sampling = sampling or lens.sampling()
     at = (lens.num_blocks - 1,) if blocks is None else parse_blocks(blocks, lens.num_blocks)
-    when = round(_EARLY * (sampling.steps - 1)) if step is None else step
-    if when < 0:
-        when += sampling.steps
-    select_steps(when, sampling.steps)
+    early = round(_EARLY * (sampling.steps - 1))
+    (when,) = select_steps(early if step is None else step, sampling.steps)
     options: dict[str, Any] = {"blocks": list(at), "steps": [when], "sampling": sampling}
     source = "the given channel set"
     if channels is None:
