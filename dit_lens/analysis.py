@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dit_lens.analysis_effects import EffectStudies
+from dit_lens.analysis_effects import EffectStudies, Outcome, judged_seeds, split
 from dit_lens.analysis_files import read_spec
 from dit_lens.analysis_plan import Plan, make_plan
 from dit_lens.analysis_spec import AnalysisSpec
@@ -23,6 +23,7 @@ from dit_lens.errors import BadInput
 from dit_lens.run.records import RunFolder, RunRecord
 
 if TYPE_CHECKING:
+    from dit_lens.methods.answers import Answer
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.model.lens import DiTLens
 
@@ -152,7 +153,7 @@ class _Run:
             self._tables(stats, massive)
             self._token_maps(massive)
             self._images()
-            self._effects(stats, massive)
+            self._judged(stats, massive)
         except BaseException as error:
             why = (
                 "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
@@ -280,13 +281,54 @@ class _Run:
                 self.folder.write_image(f"sample-{index:02d}-seed-{seed}", image, prompt=prompt, seed=seed)
         self.say(f"Images: {len(prompts)}, in {self.timings['images']:.0f} s.")
 
-    def _effects(self, stats: ChannelStatistics, massive: ChannelSet) -> None:
-        if not self.spec.effect_sections:
+    def _judged(self, stats: ChannelStatistics, massive: ChannelSet) -> None:
+        """Answer what held-out prompts judge, and write the verdicts."""
+        if not self.spec.judged_sections:
             return
         if massive.is_empty:
-            self.say("Effects: no channel passes the rule, so there is nothing to edit.")
+            self.say("No channel passes the rule, so there is nothing to edit or to follow.")
             return
+        from dit_lens.methods.answers import Results
+
+        outcome = self._effects(stats, massive)
+        answers = outcome.answers + self._spatial(stats, massive)
+        Results(
+            model=self.lens.name,
+            fingerprint=self.lens.fingerprint,
+            dtype=str(self.lens.dtype).removeprefix("torch."),
+            prompts=len(split(self.spec)[1][: self.spec.effects.limit]),
+            seeds=judged_seeds(self.spec),
+            sham_difference=outcome.sham_difference,
+            answers=answers,
+        ).save(self.folder.results_path)
+
+    def _effects(self, stats: ChannelStatistics, massive: ChannelSet) -> Outcome:
+        if not self.spec.effect_sections:
+            return Outcome((), None)
         with self._timed("effects"):
             studies = EffectStudies.of(self.spec, self.lens, self.plan.sampling, massive, stats)
-            studies.run(self.folder, progress=self.progress, say=self.say)
+            outcome = studies.run(self.folder, progress=self.progress, say=self.say)
         self.say(f"Effects: done in {self.timings['effects']:.0f} s.")
+        return outcome
+
+    def _spatial(self, stats: ChannelStatistics, massive: ChannelSet) -> tuple[Answer, ...]:
+        if "spatial" not in self.spec.sections:
+            return ()
+        from dit_lens.analysis_spatial import run_spatial
+
+        with self._timed("spatial"):
+            calibration, held_out = split(self.spec)
+            return run_spatial(
+                self.spec.spatial,
+                self.lens,
+                self.plan.sampling,
+                stats,
+                massive,
+                calibration,
+                held_out,
+                judged_seeds(self.spec),
+                self.folder,
+                batch_size=self.spec.batch_size,
+                progress=self.progress,
+                say=self.say,
+            )

@@ -44,25 +44,29 @@ class Study:
 
 
 def split(spec: AnalysisSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(prompts that choose the channels, prompts that judge the effects); without effects all choose."""
-    if not spec.effect_sections:
+    """(prompts that choose the channels, prompts that judge); all choose where nothing is judged."""
+    if not spec.judged_sections:
         return spec.prompts, ()
-    chosen, judged = spec.prompts, spec.effects.prompts
-    if judged is None:
-        from dit_lens.methods.stats import split_prompts
+    if spec.effects.prompts is not None:
+        return spec.prompts, spec.effects.prompts
+    from dit_lens.methods.stats import split_prompts
 
-        halves = split_prompts(spec.prompts)
-        chosen, judged = halves.calibration, halves.held_out
-    return chosen, judged[: spec.effects.limit]
+    halves = split_prompts(spec.prompts)
+    return halves.calibration, halves.held_out
+
+
+def judged_seeds(spec: AnalysisSpec) -> tuple[int, ...]:
+    """Seeds of the runs that judge."""
+    return spec.effects.seeds or spec.seeds[:1]
 
 
 def studies(spec: AnalysisSpec) -> tuple[Study, ...]:
     """The studies of a spec, in the order in which they run."""
     effects, asked = spec.effects, spec.effect_sections
-    seeds = effects.seeds or spec.seeds[:1]
+    seeds = judged_seeds(spec)
     _, judged = split(spec)
     ablations = tuple(each for each in asked if each not in MAPS)
-    found = [Study("ablations", ablations, judged, seeds)] if ablations else []
+    found = [Study("ablations", ablations, judged[: effects.limit], seeds)] if ablations else []
     for name, prompts in (("step_map", effects.maps.prompts), ("final_map", effects.maps.final_prompts)):
         if name in asked:
             found.append(Study(name, (name,), judged[:prompts], seeds))
@@ -77,6 +81,14 @@ def _pairs(spec: AnalysisSpec) -> Maps:
 
     with naming("effects.pairs"):
         return Maps(pairs=(spec.effects.pairs or ())[: spec.effects.maps.pairs])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the studies concluded; how far latents move by batching alone, None where nothing was edited."""
+
+    answers: tuple[Answer, ...]
+    sham_difference: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +172,14 @@ class EffectStudies:
             planned.append((study, plan))
         return tuple(planned)
 
-    def run(self, folder: RunFolder, *, progress: bool, say: Say) -> None:
-        """Run what the folder does not hold yet; write effects, tables, pictures and verdicts.
+    def run(self, folder: RunFolder, *, progress: bool, say: Say) -> Outcome:
+        """Run what the folder does not hold yet; write effects, tables and pictures.
 
         Raises:
             RunFailure: as `run_study`; what was finished is kept.
         """
         import pandas as pd
 
-        from dit_lens.methods.answers import Results
         from dit_lens.methods.arms import arms_table
         from dit_lens.methods.study import run_study
         from dit_lens.run.cells import CellStore
@@ -205,15 +216,7 @@ class EffectStudies:
             "sham", pd.concat([result.sham.assign(study=study.name) for study, result in done])
         )
         shams = [result.sham["max_abs_difference"].max() for _, result in done if len(result.sham)]
-        Results(
-            model=self.lens.name,
-            fingerprint=self.lens.fingerprint,
-            dtype=str(self.lens.dtype).removeprefix("torch."),
-            prompts=len(split(self.spec)[1]),
-            seeds=studies(self.spec)[0].seeds,
-            sham_difference=float(max(shams)) if shams else None,
-            answers=tuple(answers),
-        ).save(folder.results_path)
+        return Outcome(tuple(answers), float(max(shams)) if shams else None)
 
     def _answered(self, study: Study, result: StudyResult, folder: RunFolder) -> Iterator[Answer]:
         for name in study.questions:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis_effects import EffectStudies, Study, naming, split
+from dit_lens.analysis_effects import EffectStudies, Study, judged_seeds, naming, split
+from dit_lens.analysis_spatial import SpatialPlan, plan_spatial
 from dit_lens.errors import BadInput
 from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
@@ -45,6 +46,7 @@ class Plan:
     statistics_bytes: int
     prompts: tuple[str, ...]
     effects: tuple[tuple[Study, StudyPlan], ...] = ()
+    spatial: SpatialPlan | None = None
 
     @property
     def samples(self) -> int:
@@ -63,7 +65,8 @@ class Plan:
         rows = min(self.batch_size, self.samples)
         each = step_seconds(lens, self.prompts[0], self.spec.seeds[0], self.sampling, rows)
         own = (self.forwards + self.sample_forwards) * each / 60
-        return own + sum(plan.minutes(lens) for _, plan in self.effects)
+        edited = sum(plan.minutes(lens) for _, plan in self.effects)
+        return own + edited + (self.spatial.minutes(lens) if self.spatial else 0.0)
 
     def as_data(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -85,6 +88,7 @@ class Plan:
                 study.name: {"prompts": len(study.prompts), "seeds": list(study.seeds), **plan.as_data()}
                 for study, plan in self.effects
             },
+            "spatial": self.spatial.as_data() if self.spatial else None,
             "sections": list(self.spec.sections),
         }
 
@@ -101,6 +105,7 @@ class Plan:
                 f"  images      {len(self.shown_prompts)} with token maps: {self.sample_forwards} forwards",
                 f"  statistics  {readable_bytes(self.statistics_bytes)}, whatever the number of samples",
                 *(_effects_line(study, plan) for study, plan in self.effects),
+                *([f"  spatial     {self.spatial}"] if self.spatial else []),
             ]
         )
 
@@ -131,7 +136,7 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
     _check_channels(spec, lens, start)
     sample_steps, sample_blocks = _check_samples(spec, lens, start)
     batch = spec.batch_size or default_batch_size(ROWS, rows * columns)
-    prompts, _ = split(spec)
+    prompts, judged = split(spec)
     samples = len(prompts) * len(spec.seeds)
     shown = min(spec.samples.count, len(prompts))
     per_image = sampling.steps + (sample_steps[-1] + 1 if sample_steps else 0)
@@ -150,6 +155,19 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
         statistics_bytes=_statistics_bytes(lens, sampling),
         prompts=prompts,
         effects=_effects(spec, lens, sampling, start) if spec.effect_sections else (),
+        spatial=plan_spatial(
+            spec.spatial,
+            lens,
+            sampling,
+            prompts,
+            judged,
+            judged_seeds(spec),
+            top_k=spec.channels.selection.get("top_k", 4),
+            stream=spec.channels.stream,
+            batch_size=spec.batch_size,
+        )
+        if "spatial" in spec.sections
+        else None,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
+from dit_lens.analysis_spatial_spec import SpatialSpec
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
 
@@ -39,7 +40,8 @@ EffectSection = Literal[
     "final_map",
     "patch_map",
 ]
-Section = Literal[ChannelSection, EffectSection]
+JudgedSection = Literal[EffectSection, "spatial"]
+Section = Literal[ChannelSection, JudgedSection]
 Control = Literal[
     "low",
     "random",
@@ -54,6 +56,9 @@ CHANNEL_SECTIONS: tuple[ChannelSection, ...] = ChannelSection.__args__  # type: 
 
 EFFECT_SECTIONS: tuple[EffectSection, ...] = EffectSection.__args__  # type: ignore[attr-defined]
 """What edited runs of held-out prompts answer; likewise."""
+
+JUDGED_SECTIONS: tuple[JudgedSection, ...] = JudgedSection.__args__  # type: ignore[attr-defined]
+"""All questions that held-out prompts judge."""
 
 SELECTIONS = ("top_k", "ratio", "rule")
 """Ways to tell massive channels from the others; an analysis uses one."""
@@ -183,7 +188,7 @@ class EffectsSpec(_Spec):
     """Held-out prompts, or a text file of them; they must not be among `prompts`, which chose the channels.
     Absent, half of `prompts` chooses the channels and the other half judges."""
     limit: Count | None = None
-    """Judge on the first so many held-out prompts only."""
+    """Judge edits on the first so many held-out prompts only."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """Seeds of the judged runs; absent, the first of `seeds`. Seeds of a prompt are averaged."""
     op: Operation = Field(default_factory=Zero)
@@ -245,6 +250,7 @@ class AnalysisSpec(_Spec):
     """The questions to answer; each is a table of the run and a section of its report."""
     samples: SamplesSpec = SamplesSpec()
     effects: EffectsSpec = Field(default_factory=EffectsSpec)
+    spatial: SpatialSpec = Field(default_factory=SpatialSpec)
     batch_size: Count | None = None
     """Images sampled together; absent, chosen for the device. It changes no result but the last bits."""
 
@@ -260,11 +266,13 @@ class AnalysisSpec(_Spec):
     @model_validator(mode="after")
     def _effects_fit(self) -> AnalysisSpec:
         effects = self.effects
-        if not self.effect_sections:
-            if "effects" in self.model_fields_set and effects != EffectsSpec():
+        if self.spatial != SpatialSpec() and "spatial" not in self.sections:
+            raise ValueError("spatial is given, and sections does not ask for it; add spatial to sections")
+        if not self.judged_sections:
+            if effects != EffectsSpec():
                 raise ValueError(
                     "effects is given, and no section asks for effects; add one of "
-                    f"{', '.join(EFFECT_SECTIONS)} to sections, or remove effects"
+                    f"{', '.join(JUDGED_SECTIONS)} to sections, or remove effects"
                 )
             return self
         both = set(self.prompts) & set(effects.prompts or ())
@@ -296,6 +304,11 @@ class AnalysisSpec(_Spec):
         return tuple(each for each in EFFECT_SECTIONS if each in self.sections)
 
     @property
+    def judged_sections(self) -> tuple[JudgedSection, ...]:
+        """The sections that need held-out prompts."""
+        return tuple(each for each in JUDGED_SECTIONS if each in self.sections)
+
+    @property
     def hash(self) -> str:
         """The analysis' identity: sha256 over its canonical JSON, the first 16 hex digits."""
         text = json.dumps(self.as_data(), sort_keys=True, ensure_ascii=False)
@@ -303,7 +316,8 @@ class AnalysisSpec(_Spec):
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without what is absent or unused; the same analysis gives the same data."""
-        unused = None if self.effect_sections else {"effects"}
+        unused = set() if self.judged_sections else {"effects"}
+        unused |= set() if "spatial" in self.sections else {"spatial"}
         return self.model_dump(mode="json", exclude_none=True, exclude=unused)
 
 

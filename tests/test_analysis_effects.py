@@ -131,7 +131,7 @@ def test_a_rule_that_finds_nothing_leaves_nothing_to_edit(
     said: list[str] = []
     spec = {**SPEC, "channels": {"rule": "2402.17762"}, "sections": ["spectrum", "disruption"]}
     place = run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, progress=False, say=said.append)
-    assert any("nothing to edit" in line for line in said)
+    assert any("nothing to edit or to follow" in line for line in said)
     assert not (place / "results.json").exists()
     assert "No channel passes the rule" in (place / "report.html").read_text(encoding="utf-8")
 
