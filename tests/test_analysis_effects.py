@@ -165,8 +165,9 @@ def test_prompts_are_split_where_none_are_held_out() -> None:
     spec = read_spec({**SPEC, "sections": ["disruption"], "effects": {"limit": 1}, "prompts": list("abcd")})
     chosen, judged = split(spec)
     assert len(chosen) == 2
-    assert len(judged) == 1
+    assert len(judged) == 2
     assert not set(chosen) & set(judged)
+    assert studies(spec)[0].prompts == judged[:1]
     assert studies(spec)[0].seeds == (0,)
     assert split(read_spec({**SPEC, "sections": ["spectrum"], "effects": {}}))[0] == ("a star", "a circle")
 
