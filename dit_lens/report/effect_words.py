@@ -38,9 +38,13 @@ _METRICS = {
     "psnr": MetricWords("PSNR to the clean image", "dB"),
     "toward": MetricWords("velocity's way to the donor's", "share of the way"),
     "toward_latent": MetricWords("final latent's way to the donor's", "share of the way"),
+    "margin": MetricWords("alignment with the source's prompt over the target's", "cosine"),
+    "moved": MetricWords("differing attributes that read as the source's", "share"),
+    "kept": MetricWords("shared attributes that read as before", "share"),
 }
 
 _ATTRIBUTE = "attribute."
+_MOVED = "moved."
 
 _FAMILIES = {
     "massive": "massive channels",
@@ -51,6 +55,11 @@ _FAMILIES = {
     "mean_set": "set to the mean",
     "token_shuffle": "tokens shuffled",
     "ln_preserving": "LayerNorm kept",
+    "all": "all channels",
+    "all_but_massive": "all other channels",
+    "latent_blend": "latents blended",
+    "pixel_blend": "pixels blended",
+    "prompt_blend": "prompts blended",
 }
 
 OUTCOMES = ("supported", "not supported", "undecided")
@@ -64,6 +73,10 @@ def metric_words(name: str) -> MetricWords:
     """
     if name.startswith(_ATTRIBUTE):
         return MetricWords(f"{name.removeprefix(_ATTRIBUTE).replace('_', ' ')} as asked", "share")
+    if name.startswith(_MOVED):
+        return MetricWords(
+            f"{name.removeprefix(_MOVED).replace('_', ' ')} that reads as the source's", "share"
+        )
     return _METRICS.get(name) or MetricWords(name.replace("_", " "))
 
 

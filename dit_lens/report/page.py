@@ -23,8 +23,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dit_lens.errors import BadInput
+from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
-from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words
+from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words, verdict_rule
 from dit_lens.report.section import RunView, Section, SectionBuilder, View
 from dit_lens.report.spatial_sections import SPATIAL_SECTIONS
 from dit_lens.report.summary import Verdict, summarise, verdicts
@@ -32,8 +33,15 @@ from dit_lens.report.text import encoded, number, script_json
 from dit_lens.report.theme import template
 from dit_lens.run.records import RunFolder
 
-SECTIONS: tuple[SectionBuilder, ...] = (*CHANNEL_SECTIONS, *SPATIAL_SECTIONS, *EFFECT_SECTIONS)
-"""What a report asks by default: what massive channels are, where they point, and what they do."""
+SECTIONS: tuple[SectionBuilder, ...] = (
+    *CHANNEL_SECTIONS,
+    *SPATIAL_SECTIONS,
+    *(builder for builder in EFFECT_SECTIONS if builder is not verdict_rule),
+    *CARRY_SECTIONS,
+    verdict_rule,
+)
+"""What a report asks by default: what massive channels are, where they point, what they do, and whether they
+can be carried; last, how verdicts are made."""
 
 TITLE_ROOM = 28  # pixels of a figure's top margin that its title takes; the page shows the title as text
 MOST_CSV = 256 * 1024  # bytes of rows that a page carries with it; larger tables stay beside it
@@ -54,7 +62,7 @@ def build_report(run_dir: str | os.PathLike[str], sections: Sequence[SectionBuil
 
 def render(run: RunView, sections: Sequence[SectionBuilder] = SECTIONS) -> str:
     """Return the page of a run as HTML."""
-    made = [_made(builder, run) for builder in sections]
+    made = [section for builder in sections for section in _with_parts(_made(builder, run))]
     names = [section.id for section in made]
     if len(set(names)) != len(names):
         raise BadInput(f"Two sections share an id: {', '.join(sorted(names))}.")
@@ -91,6 +99,10 @@ def _made(builder: SectionBuilder, run: RunView) -> Section:
         name = builder.__name__
         heading = (builder.__doc__ or name).strip().splitlines()[0].rstrip(".")
         return Section(id=name.replace("_", "-"), title=heading, lead="", missing=str(error))
+
+
+def _with_parts(section: Section) -> tuple[Section, ...]:
+    return (replace(section, parts=()), *section.parts)
 
 
 # ------------------------------------------------------------------------------------------ figures and rows

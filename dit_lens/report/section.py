@@ -38,7 +38,7 @@ class MissingTable(BadInput):
     """A section has nothing to show; the message says why, in words for the reader of the report."""
 
 
-SAMPLE = "sample"  # the kind of an image that nothing was done to
+SAMPLE = "sample"  # the kind of a plain image; those of every other kind belong to sections of their own
 ARM = "arm"  # the kind of an image that an arm of a study made
 
 
@@ -65,7 +65,7 @@ class Section:
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
     else on the first card. `exploratory` marks what looks at many places, none of
-    them named beforehand.
+    them named beforehand. `parts` follow the section, each under a heading of its own.
     """
 
     id: str
@@ -81,6 +81,7 @@ class Section:
     missing: str = ""
     answers: tuple[Answer, ...] = ()
     exploratory: bool = False
+    parts: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,16 @@ class RunView:
     @property
     def samples(self) -> tuple[ImageEntry, ...]:
         """The plain samples among the images: nothing was edited for them."""
-        return tuple(entry for entry in self.images if entry.kind == SAMPLE)
+        return self.images_of(SAMPLE)
 
     @property
     def arm_images(self) -> tuple[ImageEntry, ...]:
         """The images of arms; each entry's caption is the name of its arm."""
-        return tuple(entry for entry in self.images if entry.kind == ARM)
+        return self.images_of(ARM)
+
+    def images_of(self, kind: str) -> tuple[ImageEntry, ...]:
+        """The images of one kind, in the order in which they were written."""
+        return tuple(entry for entry in self.images if entry.kind == kind)
 
     @cached_property
     def _read_results(self) -> tuple[Results | None, str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from dit_lens.methods.answers import RESULTS
 from dit_lens.report import build_report
 from dit_lens.run.records import GitState, RunFolder, RunRecord
+from tests.report.synthetic_carry import carry_tables, write_carried
 from tests.report.synthetic_effects import arm_picture, effect_tables, results, write_arms
 from tests.report.synthetic_spatial import spatial_tables, write_masks
 
@@ -162,11 +163,15 @@ def run_dir(
 ) -> Path:
     """A finished run in a folder whose own name is hostile, with all tables, images, verdicts; read only."""
     path = write_run(
-        tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>', {**tables, **effects, **spatial_tables()}
+        tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>',
+        {**tables, **effects, **spatial_tables(), **carry_tables()},
     )
     folder = RunFolder(path)
     write_masks(folder, PROMPTS)
     write_arms(folder, PROMPTS)
+    write_carried(folder, (PROMPTS, (HOSTILE, "another target")))
+    write_carried(folder, (("", PROMPTS[0]),), begin="carry-image")
+    write_carried(folder, (("", PROMPTS[0]),), begin="guide", kind="guide")
     folder.write_image("hostile", arm_picture(0, 9), prompt=HOSTILE, seed=0, caption=HOSTILE, kind="arm")
     results().save(path / RESULTS)
     return path

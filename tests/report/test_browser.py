@@ -96,7 +96,7 @@ def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> Non
     assert sum(url.startswith("file:") for url in seen.requests) == 1, "the page is one file"
     assert seen.console == []
     figures = seen.drawn()
-    assert len(figures) == 17
+    assert len(figures) == 24
     for figure in figures:
         assert figure["traces"] > 0 and figure["marks"] > 0, figure
         assert figure["height"] > 100, figure
@@ -118,7 +118,7 @@ def test_hostile_text_does_nothing(visit) -> None:
 def test_contents_links_lead_to_their_sections(visit) -> None:
     seen = visit()
     links = seen.page.locator(".contents a")
-    assert links.count() == 23
+    assert links.count() == 30
     for index in range(links.count()):
         target = links.nth(index).get_attribute("href")
         links.nth(index).click()

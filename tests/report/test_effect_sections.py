@@ -31,9 +31,10 @@ def part(html: str, section: str) -> str:
 def test_the_default_page_asks_what_channels_are_and_then_what_they_do() -> None:
     names = [builder.__name__ for builder in SECTIONS]
     assert names[:2] == ["channel_set", "spectrum"]
-    assert names[-10:] == [
+    assert names[-13:] == [
         "disruption", "gallery", "bias_or_carrier", "semantics_or_detail", "single_or_all", "dose",
-        "step_map", "final_map", "patch_map", "verdict_rule",
+        "step_map", "final_map", "patch_map", "transport_text", "transport_image", "detail_guidance",
+        "verdict_rule",
     ]  # fmt: skip
 
 

@@ -74,6 +74,8 @@ def test_every_section_is_linked_has_a_figure_and_says_what_its_numbers_say(page
         "summary", "channels", "spectrum", "ratio-map", "life", "stability", "agreement", "variance",
         "births", "adaln", "token-maps", "images", "spatial", "disruption", "gallery", "bias-or-carrier",
         "semantics-or-detail", "single-or-all", "dose", "step-map", "final-map", "patch-map", "verdict-rule",
+        "transport-text", "transport-text-attributes", "transport-curves", "transport-image",
+        "transport-image-attributes", "detail-guidance",
         "provenance",
     }  # fmt: skip
     links = {attributes["href"] for attributes in page.all("a") if attributes["href"].startswith("#")}
@@ -89,7 +91,7 @@ def test_the_summary_repeats_each_sections_sentence(page, html) -> None:
     summary = html[html.index('id="summary"') : html.index('id="channels"')]
     rest = html[html.index('id="channels"') :]
     sentences = re.findall(r'<p class="conclusion"[^>]*>(.*?)</p>', rest, flags=re.S)
-    assert len(sentences) == 16, "the others end in verdicts"
+    assert len(sentences) == 22, "the others end in verdicts"
     for sentence in sentences:
         assert sentence in summary
 
@@ -140,7 +142,7 @@ def test_the_repeat_snippet_of_a_section_runs(run_dir, monkeypatch) -> None:
     snippets = [build(RunView(RunFolder(run_dir))).repeat for build in SECTIONS]
     for snippet in filter(None, snippets):
         exec(snippet, {})
-    assert len(shown) == 18
+    assert len(shown) == 21
 
 
 # -------------------------------------------------------------------------------------------- self-contained

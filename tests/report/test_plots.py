@@ -21,11 +21,13 @@ from dit_lens.report.theme import CATEGORICAL, GRID, INK, PAPER, template
 
 pytestmark = pytest.mark.pure
 
-# Figures of effect tables are tested beside them.
-EFFECTS = {"disruption", "bias_or_carrier", "semantics_or_detail", "single_or_all", "dose", "effect_map"}
+# Figures of other tables are tested beside them.
 ALL: dict[str, Callable[..., go.Figure]] = {
-    name: getattr(plots, name) for name in plots.__all__ if name not in EFFECTS
-}
+    name: getattr(plots, name)
+    for name in (
+        "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln", "token_maps",
+    )
+}  # fmt: skip
 
 
 def traces(figure: go.Figure, kind: str) -> list[go.Figure]:

@@ -8,6 +8,12 @@ rows for the stream, branch, statistic or metric asked for, raises `BadInput` na
 from __future__ import annotations
 
 from dit_lens.report.plots.arms import bias_or_carrier, disruption
+from dit_lens.report.plots.carry import (
+    detail_guidance,
+    transport,
+    transport_attributes,
+    transport_curves,
+)
 from dit_lens.report.plots.depth_and_time import life, ratio_map
 from dit_lens.report.plots.maps import effect_map
 from dit_lens.report.plots.origins import adaln, births, variance
@@ -33,6 +39,10 @@ __all__ = [
     "single_or_all",
     "dose",
     "effect_map",
+    "transport",
+    "transport_attributes",
+    "transport_curves",
+    "detail_guidance",
     "spatial_blocks",
     "spatial_k",
     "spatial_map",

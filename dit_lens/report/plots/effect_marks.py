@@ -16,6 +16,15 @@ from dit_lens.report.theme import CATEGORICAL, MARKERS, NEUTRAL, category, faint
 # A family keeps its colour and marker in every figure of a report. Others take what is left, in order.
 _OWN = {"massive": 1, "energy_matched": 0, "random": 2, "random_rank_window": 3, "low": 4, "token_shuffle": 5}
 
+# What is compared with massive beside as many channels: dashed, with markers of their own.
+_OTHER_WAYS = {
+    "all": (5, "hexagon"),
+    "all_but_massive": (0, "pentagon"),
+    "latent_blend": (2, "cross"),
+    "pixel_blend": (3, "bowtie"),
+    "prompt_blend": (4, "triangle-down"),
+}
+
 _OUTCOME_SYMBOL = {"supported": "circle", "undecided": "circle-open", "not supported": "x"}
 _HALF_CAP = 4  # pixels of the caps of an interval
 
@@ -27,6 +36,9 @@ def style_of(family: str) -> dict[str, Any]:
     if family in _OWN:
         index = _OWN[family]
         return {"color": CATEGORICAL[index], "symbol": MARKERS[index], "dash": "solid"}
+    if family in _OTHER_WAYS:
+        index, symbol = _OTHER_WAYS[family]
+        return {"color": CATEGORICAL[index], "symbol": symbol, "dash": "dash"}
     # A stable choice among the later styles, so that one unknown family looks the same in every figure.
     return category(len(CATEGORICAL) + sum(map(ord, family)) % len(CATEGORICAL))
 

@@ -1,4 +1,4 @@
-/* The gallery: one prompt at a time, and a cut that moves between its clean image and the edit chosen. */
+/* Galleries: one prompt at a time, and a cut that moves between its reference image and the one chosen. */
 "use strict";
 (() => {
   for (const group of document.querySelectorAll(".compare")) {
@@ -8,11 +8,12 @@
     const over = stage.querySelector(".over");
     const slider = stage.querySelector("input");
     const reference = group.querySelector(".reference img");
+    const name = stage.dataset.reference ?? "clean";
     stage.querySelector(".under").src = reference.src;
     const cut = (share) => {
       slider.value = String(share);
       pair.style.setProperty("--cut", `${slider.value}%`);
-      slider.setAttribute("aria-valuetext", `${slider.value} % clean`);
+      slider.setAttribute("aria-valuetext", `${slider.value} % ${name}`);
     };
     const choose = (radio) => {
       const image = radio.parentElement.querySelector("img");

@@ -1,0 +1,301 @@
+"""The sections about carrying: from one prompt into another, from a picture, and away from an edited self."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from dit_lens.errors import BadInput
+from dit_lens.report import plots
+from dit_lens.report.carry_pictures import pairs_of, picture_grid
+from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
+from dit_lens.report.plots.carry import (
+    OTHER_WAYS,
+    attribute_rows,
+    attribute_sentence,
+    carry_metrics,
+    carry_words,
+    curve_sentence,
+    guidance_sentence,
+    pair_groups,
+    way_column,
+    way_words,
+    ways,
+    whole_strength,
+)
+from dit_lens.report.section import RunView, Section, SectionBuilder, Tile, View
+from dit_lens.report.text import count, listing, number, percent
+from dit_lens.run.records import ImageEntry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CARRY, GUIDE = "carry", "guide"  # the kinds of the pictures of these sections
+FROM_A_PICTURE = "carry-image"  # how the file of a picture begins where both sections have some
+MOST_VIEWS = 24  # figures of one section; every other one can be drawn from the table
+INTERVALS = "Intervals are 95 % BCa bootstrap intervals over {}, seeds averaged within each."
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+def _repeat(table: str, figure: str, **site: Any) -> str:
+    arguments = "".join(f", {key}={value!r}" for key, value in site.items())
+    return (
+        "from dit_lens.report import plots\n"
+        "from dit_lens.run.records import RunFolder\n\n"
+        f'table = RunFolder.read(".").table("{table}")  # in the run folder\n'
+        f"plots.{figure}(table{arguments}).show()"
+    )
+
+
+def _primary_metric(run: RunView, question: str, there: list[str]) -> str | None:
+    """Return the metric of the question's primary answer, where it is drawn over strength at all."""
+    found = next((answer.metric for answer in run.answers(question) if answer.primary), None)
+    return found if found in there else None
+
+
+def _pictures(run: RunView, entries: tuple[ImageEntry, ...], section: str) -> tuple[Markup, str]:
+    """Return the grid of pictures, and what is to be said of it."""
+    pairs = pairs_of(entries)
+    if not pairs:
+        return Markup(""), ""
+    grid, shown = picture_grid(run, pairs, section)
+    rest = len(pairs) - shown
+    more = f" Pictures of {count(rest, 'more pair')} lie in images/." if rest else ""
+    return grid, (
+        "Choose a picture, then move the slider (or the pointer over the picture): left of the cut is the "
+        f"target as it would have been, right of it the picture chosen.{more} "
+    )
+
+
+def _hidden(total: int, shown: int) -> str:
+    return f" {count(total - shown, 'more figure')} can be drawn from the table." if total > shown else ""
+
+
+def _group_words(group: str) -> str:
+    return "several attributes differ" if group == "all" else f"{group.replace('_', ' ')} differs"
+
+
+def _strength_sites(table: pd.DataFrame, first: str | None) -> tuple[list[dict[str, str]], int]:
+    """Return which metric and group each figure over strength shows, the most telling first."""
+    groups, metrics = pair_groups(table), carry_metrics(table, first)
+    sites = [
+        {"metric": metric, "pair_group": group}
+        for metric in metrics
+        for group in groups
+        if ((table["metric"] == metric) & (table["pair_group"].astype(str) == group)).any()
+    ]
+    # Every metric where several attributes differ comes before any metric of a single attribute.
+    sites = sorted(sites, key=lambda site: (site["pair_group"] != groups[0], metrics.index(site["metric"])))
+    return sites[:MOST_VIEWS], len(sites)
+
+
+def _level(table: pd.DataFrame, metric: str) -> pd.Series:
+    """Return the level of every family at full strength: the first group and direction, in one metric."""
+    rows = table[(table["metric"] == metric) & (table["pair_group"].astype(str) == pair_groups(table)[0])]
+    rows = rows[
+        (rows["strength"] == whole_strength(rows)) & (rows[way_column(rows)].astype(str) == ways(rows)[0])
+    ]
+    return rows.drop_duplicates("family").set_index("family")["mean"].astype(float)
+
+
+def _finding(table: pd.DataFrame, site: dict[str, str]) -> str:
+    rows = table[(table["metric"] == site["metric"])]
+    rows = rows[rows["pair_group"].astype(str) == site["pair_group"]]
+    level = _level(table, site["metric"]).dropna()
+    said = [f"{number(level[family])} ({family_name(family)})" for family in families_in_order(level.index)]
+    title = carry_words(site["metric"]).title
+    return (
+        f"{title[:1].upper()}{title[1:]} at strength {number(whole_strength(rows))}: "
+        f"{listing(said) or 'nothing'}."
+    )
+
+
+def _tiles(table: pd.DataFrame, suffix: str) -> tuple[Tile, ...]:
+    if "toward_latent" not in set(table["metric"]):
+        return ()
+    level = _level(table, "toward_latent")
+    if "massive" not in level.index or level["massive"] != level["massive"]:
+        return ()
+    return (
+        Tile(
+            percent(level["massive"]),
+            f"of the way from the target's latent to the source's: what massive channels carry{suffix}",
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- transport
+def transport_text(run: RunView) -> Section:
+    """Can it be carried?"""
+    from_pictures = "transport_image" in run.folder.table_names
+    return _transport(
+        run,
+        "transport_text",
+        "transport",
+        tuple(
+            entry
+            for entry in run.images_of(CARRY)
+            if not (from_pictures and entry.file.startswith(FROM_A_PICTURE))
+        ),
+        "Can it be carried?",
+        "Two prompts, one noise: while the target is denoised, some of its channels take the values that "
+        "they have in the source's run.",
+        "",
+    )
+
+
+def transport_image(run: RunView) -> Section:
+    """Can it be carried from a picture?"""
+    from_prompts = "transport" in run.folder.table_names
+    return _transport(
+        run,
+        "transport_image",
+        "transport_image",
+        tuple(
+            entry
+            for entry in run.images_of(CARRY)
+            if not from_prompts or entry.file.startswith(FROM_A_PICTURE)
+        ),
+        "Can it be carried from a picture?",
+        "The source is a picture rather than a prompt: it is encoded, and brought to the noise level of "
+        "every step, either with fixed noise or by running the sampler backwards.",
+        " from a picture",
+    )
+
+
+def _transport(
+    run: RunView,
+    question: str,
+    name: str,
+    pictures: tuple[ImageEntry, ...],
+    title: str,
+    lead: str,
+    suffix: str,
+) -> Section:
+    table = run.table(name)
+    sites, total = _strength_sites(table, _primary_metric(run, question, carry_metrics(table)))
+    anchor = question.replace("_", "-")
+    grid, how = _pictures(run, pictures, anchor)
+    reading = (
+        "Strength 0 leaves the target as it is, 1 puts the source's values in place of its own. Where "
+        "massive channels carry the source, their curve leaves those of as many other channels; the "
+        "energy-matched control is changed as much, but not toward the source."
+    )
+    if set(table["family"]) & set(OTHER_WAYS):
+        reading += (
+            " Beside them stands what needs no massive channels: all channels, or blending prompts, latents "
+            "or pixels."
+        )
+    return Section(
+        id=anchor,
+        title=title,
+        lead=lead,
+        extra=grid,
+        views=tuple(
+            View(
+                f"{carry_words(site['metric']).title} · {_group_words(site['pair_group'])}",
+                plots.transport(table, **site),
+            )
+            for site in sites
+        ),
+        reading=f"{how}{reading} {INTERVALS.format('pairs')}{_hidden(total, len(sites))}",
+        conclusion=_finding(table, sites[0]),
+        answers=run.answers(question),
+        tiles=_tiles(table, suffix),
+        table=name,
+        repeat=_repeat(name, "transport", **sites[0]),
+        parts=(
+            *_attributes(table, name, f"{anchor}-attributes", suffix),
+            *(_curves(run) if name == "transport" else ()),
+        ),
+    )
+
+
+def _attributes(table: pd.DataFrame, name: str, anchor: str, suffix: str) -> tuple[Section, ...]:
+    """Which attributes move; nothing where no attribute was read."""
+    try:
+        rows = attribute_rows(table)
+    except BadInput:
+        # Only pictures of the embedded world can be read.
+        return ()
+    there = [way for way in ways(table) if (table[way_column(table)].astype(str) == way).any()]
+    said = attribute_sentence(rows, whole_strength(rows))
+    return (
+        Section(
+            id=anchor,
+            title=f"Which attributes ride on them{suffix}?",
+            lead="Pairs differ in one attribute, or in several. After carrying, each attribute is read "
+            "off the picture: is it still the target's, or has it become the source's?",
+            views=tuple(View(way_words(way), plots.transport_attributes(table, way=way)) for way in there),
+            reading="A mark at 100 % means that the attribute became the source's in every pair, at 0 % in "
+            "none. An attribute rides on massive channels where their mark lies to the right of those of as "
+            f"many other channels; where all marks lie together, it does not. {INTERVALS.format('pairs')}",
+            conclusion=f"{said[:1].upper()}{said[1:]}.",
+            table=name,
+            repeat=_repeat(name, "transport_attributes", way=there[0]),
+        ),
+    )
+
+
+def _curves(run: RunView) -> tuple[Section, ...]:
+    """How much has to be carried; nothing where that was not asked."""
+    if "transport_curves" not in run.folder.table_names:
+        return ()
+    table = run.table("transport_curves")
+    metrics = carry_metrics(table)
+    title = carry_words(metrics[0]).title
+    return (
+        Section(
+            id="transport-curves",
+            title="How much has to be carried?",
+            lead="The same at full strength, but only in some blocks, at some steps, in fewer or more "
+            "channels, or only the mean over tokens, or only what varies over them.",
+            views=tuple(
+                View(carry_words(metric).title, plots.transport_curves(table, metric=metric))
+                for metric in metrics[:MOST_VIEWS]
+            ),
+            reading="Each mark is one choice along one axis, with everything else as in the full transport. "
+            "Steps count from 0, pure noise. Marks of one colour are joined where choices have an order. "
+            + INTERVALS.format("pairs, pooled over groups and directions")
+            + _hidden(len(metrics), len(metrics[:MOST_VIEWS])),
+            conclusion=f"{title[:1].upper()}{title[1:]}, massive channels: "
+            f"{curve_sentence(table[table['metric'] == metrics[0]])}.",
+            table="transport_curves",
+            repeat=_repeat("transport_curves", "transport_curves", metric=metrics[0]),
+        ),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- guidance
+def detail_guidance(run: RunView) -> Section:
+    """Does Detail Guidance help?"""
+    table = run.table("guidance")
+    there = metrics_in_order(table["metric"])
+    metrics = metrics_in_order(there, first=_primary_metric(run, "detail_guidance", there))
+    shown = metrics[:MOST_VIEWS]
+    grid, how = _pictures(run, run.images_of(GUIDE), "detail-guidance")
+    rows = table[table["metric"] == metrics[0]]
+    title = metric_words(metrics[0]).title
+    return Section(
+        id="detail-guidance",
+        title="Does Detail Guidance help?",
+        lead="Detail Guidance (2510.11538): at every step the model also predicts a velocity without its "
+        "massive channels, and the run is pushed away from it, v + w · (v − v without them).",
+        extra=grid,
+        views=tuple(
+            View(metric_words(metric).title, plots.detail_guidance(table, metric=metric)) for metric in shown
+        ),
+        reading=how
+        + "Weight 0 is the plain run. If massive channels hold something that guidance can strengthen, their "
+        "curve parts from that of as many other channels; if both run together, any disturbance would do. "
+        + INTERVALS.format("prompts")
+        + _hidden(len(metrics), len(shown)),
+        conclusion=f"{title[:1].upper()}{title[1:]}: {guidance_sentence(rows)}.",
+        answers=run.answers("detail_guidance"),
+        table="guidance",
+        repeat=_repeat("guidance", "detail_guidance", metric=metrics[0]),
+    )
+
+
+CARRY_SECTIONS: tuple[SectionBuilder, ...] = (transport_text, transport_image, detail_guidance)
