@@ -25,7 +25,8 @@ pytestmark = pytest.mark.pure
 ALL: dict[str, Callable[..., go.Figure]] = {
     name: getattr(plots, name)
     for name in (
-        "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln", "token_maps",
+        "spectrum", "ratio_map", "life", "stability", "agreement", "variance", "births", "adaln",
+        "token_maps",
     )
 }  # fmt: skip
 
