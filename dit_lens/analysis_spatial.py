@@ -77,7 +77,7 @@ class SpatialPlan:
 
     def __str__(self) -> str:
         return (
-            f"spatial     {len(self.held_out)} prompts, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
+            f"{len(self.held_out)} prompts, {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, "
             f"places chosen on {len(self.calibration)} others: {len(self.blocks)} blocks, "
             f"{len(self.steps)} steps, "
             f"{self.forwards} forwards, at most {self.clusterings} masks ({self.how}); truth: {self.truth}"
