@@ -58,6 +58,15 @@ def find_spec(source: str | Path) -> Path:
     )
 
 
+def is_graph(source: str | Path) -> bool:
+    """Whether a file holds an intervention graph rather than an analysis: it lists trajectories."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return False
+    data, _ = _load_yaml(path)
+    return "trajectories" in data
+
+
 # ------------------------------------------------------------------------------------------ reading
 def read_spec(
     source: str | Path | Mapping[str, Any] | AnalysisSpec, overrides: Sequence[str] = ()

@@ -322,6 +322,72 @@ def segment(
     _say(f"Written to {out}")
 
 
+@command(
+    app,
+    "transport",
+    'dit-lens transport "a large red circle on a white background" "a small blue star on a white background" '
+    "--out grid.png",
+)
+def transport(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The prompt to carry from.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The prompt to carry into.")],
+    model: Annotated[
+        str, typer.Option(help="An embedded model, a diffusers pipeline's folder, or a hub id.")
+    ] = "shapes-sd3",
+    strength: Annotated[
+        str, typer.Option(help="start:stop:count, or numbers separated by commas; from 0 to 2.")
+    ] = "0:1:5",
+    channels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Channels that `dit-lens discover` wrote.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Channels per block, found in these prompts' own runs; default: 4.")
+    ] = None,
+    blocks: Annotated[
+        str, typer.Option(help="Blocks to carry in: all, 3, 2-5, or 0.5-1 of the depth.")
+    ] = "all",
+    steps: Annotated[str, typer.Option(help="Denoising steps to carry at: all, 3, or 0:8.")] = "all",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise that both start from.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The grid of pictures: a PNG.")] = Path(
+        "grid.png"
+    ),
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Carry one prompt's massive channels into another's picture.
+
+    Both start from the same noise. The PNG shows the source, the target, and the target with its massive
+    channels drawn toward the source's, more with each strength: 0 leaves them, 1 replaces them. Nothing is
+    compared with a control: `dit-lens run transport_text` measures what these channels carry.
+    """
+    strengths = _parse_strengths(strength)
+    _require_writable(out)
+    if out.suffix.lower() != ".png":
+        raise BadInput(f"--out {out}: the grid is a PNG; name a file such as {out.stem or 'grid'}.png")
+    if channels is not None and top_k is not None:
+        raise BadInput("--channels and --top-k exclude each other: the file already says which channels.")
+    with _stdout_kept_for_results():
+        from dit_lens.methods.channel_sets import ChannelSet
+        from dit_lens.methods.transport.first_look import first_carry
+
+        given = ChannelSet.load(channels) if channels else None
+        lens = _open(model, device, dtype)
+        if given is None:
+            _say(
+                "Channels: a quick discovery on these two prompts; --channels FILE takes them from elsewhere."
+            )
+        elif given.model != lens.name:
+            _say(f"Note: these channels were found in {given.model}, and the model is {lens.name}.")
+        if source == target:
+            _say("Note: source and target are the same prompt, so nothing can move.")
+        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": blocks, "steps": steps}
+        look = first_carry(lens, source, target, seed, strengths=strengths, progress=True, **options)
+        look.save(out)
+    _print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(str(look))
+    _say(f"Written to {out}")
+
+
 @command(app, "check", "dit-lens check shapes-sd3 --json")
 def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: AsJson = False) -> None:
     """Test the lens on a model.
@@ -343,19 +409,27 @@ def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: As
 def plan(
     spec: Spec,
     overrides: Overrides = None,
+    model: Annotated[
+        str, typer.Option(help="The model on which an intervention graph is planned; a spec names its own.")
+    ] = "shapes-sd3",
     timing: Annotated[
         bool, typer.Option("--timing/--no-timing", help="Time a few denoising steps to state the minutes.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Check a spec against its model and price it.
+    """Check a spec, or an intervention graph, against its model and price it; a graph is drawn, too.
 
     Says how many forwards, block passes and bytes it takes, and, from a few denoising steps, how many
     minutes. Nothing is written.
     """
     from dit_lens.analysis import open_model, plan_analysis
-    from dit_lens.analysis_files import read_spec
+    from dit_lens.analysis_files import is_graph, read_spec
 
+    if is_graph(spec):
+        if overrides:
+            raise BadInput(f"--set {overrides[0]}: {spec} is an intervention graph; change the file itself.")
+        _plan_graph(spec, model, timing, as_json)
+        return
     declared = read_spec(spec, overrides or ())
     _quieten_libraries(declared.model.name)
     with _stdout_kept_for_results():
@@ -368,6 +442,26 @@ def plan(
     typer.echo(str(planned))
     if minutes is not None:
         typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
+
+
+def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
+    from dit_lens.graph.graph import InterventionGraph
+
+    graph = InterventionGraph.from_yaml(Path(path))
+    with _stdout_kept_for_results():
+        lens = _open(model)
+        planned = graph.plan(lens)
+        minutes = None
+        if timing:
+            from dit_lens.run.estimate import seconds
+
+            minutes = seconds(lens, planned) / 60
+    if as_json:
+        _print_json({**planned.as_data(), "minutes": minutes})
+        return
+    typer.echo(f"{graph.show()}\n\n{planned}")
+    if minutes is not None:
+        typer.echo(f"  time          about {minutes:.2g} min on {lens.device}, images not counted")
 
 
 class SchemaOf(str, Enum):
@@ -465,6 +559,33 @@ def _parse_seeds(text: str) -> list[int]:
             f"--seeds {text!r}: write whole numbers separated by commas, for example --seeds 0,1,2"
         )
     return found
+
+
+def _parse_strengths(text: str) -> tuple[float, ...]:
+    """Strengths from start:stop:count, ends included, or from a list."""
+    lowest, highest, most = 0.0, 2.0, 32
+    how = "write start:stop:count, such as 0:1:5, or numbers separated by commas, such as 0.5,1"
+    try:
+        if ":" in text:
+            first, last, amount = text.split(":")
+            start, stop, count = float(first), float(last), int(amount)
+            if not 2 <= count <= most:
+                raise BadInput(f"--strength {text!r}: a count from 2 to {most} is needed; {how}.")
+            found = [round(start + (stop - start) * i / (count - 1), 6) for i in range(count)]
+        else:
+            found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or len(found) > most:
+        raise BadInput(f"--strength {text!r}: {how}; at most {most}.")
+    for value in found:
+        # NaN compares false, and is refused as well.
+        if not lowest <= value <= highest:
+            raise BadInput(
+                f"--strength {text!r}: {value:g} is outside [{lowest:g}, {highest:g}]; 0 leaves the target, "
+                "1 puts the source's values in place of its own, more overshoots."
+            )
+    return tuple(dict.fromkeys(found))
 
 
 def _require_known(option: str, asked: str, known: tuple[str, ...]) -> None:

@@ -158,3 +158,27 @@ def test_the_installed_program_says_little_and_can_be_interrupted(spec: Path, tm
     assert "torchvision" not in stderr, "notes of the libraries reached the user"
     assert json.loads((out / "run.json").read_text())["failure"] == "interrupted"
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_graph_is_drawn_checked_and_priced(model: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "graph.yaml"
+    graph.write_text(
+        "sampling: {steps: 2, max_sequence_length: 0}\n"
+        "trajectories:\n"
+        "  - {id: source, prompt: a star, seed: 0}\n"
+        "  - {id: target, prompt: a circle, seed: 0}\n"
+        "edits:\n"
+        "  - {into: target, at: blocks.1-2.resid_post.image, op: patch, source: source, channels: [3]}\n"
+    )
+    shown = dit("plan", graph, "--model", model)
+    assert shown.exit_code == 0, shown.output
+    for part in ("● target", "patch", "◄── source", "block passes", "min on cpu"):
+        assert part in shown.stdout
+    priced = json.loads(dit("plan", graph, "--model", model, "--no-timing", "--json").stdout)
+    assert priced["minutes"] is None
+    assert priced["trajectories"] == 2
+    graph.write_text(graph.read_text().replace("blocks.1-2", "blocks.12"))
+    refused = dit("plan", graph, "--model", model)
+    assert refused.exit_code == 2
+    assert "edits.0.at" in refused.stderr
+    assert "0-3" in refused.stderr or "0 to 3" in refused.stderr or "0–3" in refused.stderr
