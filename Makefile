@@ -46,7 +46,7 @@ browser:
 	@.ci/install-chromium
 
 test: $(VENV)/.dev browser
-	$(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
