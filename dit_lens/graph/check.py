@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class CheckedTrajectory:
     """A trajectory; `finishes` says whether it is denoised to the end, or stops after its last read.
 
-    `follows` is the trajectory whose latents it takes, which follows none itself; None where it has its own.
+    `follows` is the trajectory whose latents it takes, which follows none itself, and `path` the name of the
+    given latents that it takes; both are None where it has its own.
     """
 
     id: str
@@ -31,6 +32,7 @@ class CheckedTrajectory:
     seed: int
     finishes: bool
     follows: int | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class CheckedGraph:
     element_size: int
     default_rows: int
 
+    @property
+    def path_names(self) -> tuple[str, ...]:
+        """Names of the given latents that a run needs."""
+        return tuple(dict.fromkeys(each.path for each in self.trajectories if each.path is not None))
+
 
 def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
     """Hold a graph against a model; the text encoders run once, the transformer not at all.
@@ -108,24 +115,16 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
     edits = tuple(edit for edit in declared if edit.sites)
     refuse_ambiguous_patches(spec, edits)
     only_reads = bool(reads) and not declared
-    followed = tuple(facts.followed(i) for i in range(len(spec.trajectories)))
-    trajectories = tuple(
-        CheckedTrajectory(
-            each.id,
-            each.prompt,
-            each.seed,
-            follows is None and (each.until == "end" or (each.until == "auto" and not only_reads)),
-            follows,
-        )
-        for each, follows in zip(spec.trajectories, followed, strict=True)
-    )
+    trajectories = tuple(facts.trajectory(i, only_reads) for i in range(len(spec.trajectories)))
     used = {read.of for read in reads} | {edit.source for edit in declared}
+    followed = {facts.positions[each.follows] for each in spec.trajectories if each.follows is not None}
     for i, each in enumerate(trajectories):
-        if each.follows is not None and i not in used:
+        borrowed = spec.trajectories[i].follows or spec.trajectories[i].path
+        if borrowed and i not in (used if each.path is None else used | followed):
+            field = "path" if spec.trajectories[i].path else "follows"
             raise BadInput(
-                f"trajectories.{i}.follows: {each.id!r} takes the latents of "
-                f"{trajectories[each.follows].id!r}, and nothing draws on it or reads it: it would do "
-                "nothing. Patch from it, read it, or leave it out."
+                f"trajectories.{i}.{field}: {each.id!r} takes the latents of {borrowed!r}, and nothing draws "
+                "on it or reads it: it would do nothing. Patch from it, read it, or leave it out."
             )
         if i not in used and spec.trajectories[i].until == "last_read":
             raise BadInput(
@@ -166,15 +165,32 @@ class _Facts:
         self._points: dict[tuple[str, ...], tuple[HookPoint, ...]] = {}
         self._steps: dict[str, tuple[int, ...]] = {}
 
-    def followed(self, index: int) -> int | None:
+    def trajectory(self, index: int, only_reads: bool) -> CheckedTrajectory:
+        """A trajectory, and whose latents it takes in the end."""
+        each, place = self.spec.trajectories[index], f"trajectories.{index}"
+        borrowed = each.follows or each.path
+        if borrowed is not None and each.until == "end":
+            raise BadInput(
+                f"{place}.until: {each.id!r} takes the latents of {borrowed!r} and has no end of its own. "
+                "Leave out until."
+            )
+        if each.follows is not None and each.path is not None:
+            raise BadInput(
+                f"{place}.path: {each.id!r} takes the latents of {each.follows!r} and those given as "
+                f"{each.path!r}. It can have one kind: leave out follows or path."
+            )
+        root = self._followed(index)
+        # Who follows given latents takes them itself.
+        path = each.path if root is None else self.spec.trajectories[root].path
+        finishes = borrowed is None and (each.until == "end" or (each.until == "auto" and not only_reads))
+        return CheckedTrajectory(
+            each.id, each.prompt, each.seed, finishes, None if path is not None else root, path
+        )
+
+    def _followed(self, index: int) -> int | None:
         """The trajectory at the end of the chain of `follows`, if there is one."""
         chain, each = [index], self.spec.trajectories[index]
         place = f"trajectories.{index}"
-        if each.follows is not None and each.until == "end":
-            raise BadInput(
-                f"{place}.until: {each.id!r} takes the latents of {each.follows!r} and has no end of its "
-                "own. Leave out until."
-            )
         while each.follows is not None:
             chain.append(self._trajectory(each.follows, f"{place}.follows"))
             each = self.spec.trajectories[chain[-1]]
@@ -194,6 +210,11 @@ class _Facts:
             raise BadInput(
                 f"{place}.source: trajectory {each.into!r} is patched into itself, which changes nothing. "
                 "Name another trajectory as its source."
+            )
+        if (path := self.spec.trajectories[into].path) is not None:
+            raise BadInput(
+                f"{place}.into: {each.into!r} goes along the latents given as {path!r} and is only drawn on "
+                "and read. To edit what the model makes of them, add a trajectory that follows it."
             )
         op: Intervention = each.op
         takes_source = "source" in op.needs

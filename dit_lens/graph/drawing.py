@@ -10,13 +10,17 @@ from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
 def draw(spec: GraphSpec) -> str:
     """One paragraph per trajectory: its prompt and seed, then edits, patches and reads as declared.
 
-    ● has latents of its own, ○ takes those of another.
+    ● has latents of its own, ○ takes those of another, ◇ those of a given path.
     """
     sampling = ", ".join(f"{key} {value}" for key, value in spec.sampling.items()) or "the model's own"
     lines = [f"graph {spec.hash}   sampling: {sampling}"]
     for each in spec.trajectories:
-        follows = f", at the latents of {each.follows}" if each.follows else ""
-        lines.append(f"{'○' if follows else '●'} {each.id}   {each.prompt!r}, seed {each.seed}{follows}")
+        mark, latents = "●", ""
+        if each.follows:
+            mark, latents = "○", f", at the latents of {each.follows}"
+        elif each.path:
+            mark, latents = "◇", f", at the latents given as {each.path!r}"
+        lines.append(f"{mark} {each.id}   {each.prompt!r}, seed {each.seed}{latents}")
         here = [_edit(edit, spec) for edit in spec.edits if edit.into == each.id]
         here += [_read(read, spec) for read in spec.reads if read.of == each.id]
         lines += [f"{'└' if i == len(here) - 1 else '├'}─ {line}" for i, line in enumerate(here)]

@@ -13,11 +13,10 @@ import yaml
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.drawing import draw
 from dit_lens.graph.interventions import Intervention, Patch
+from dit_lens.graph.named_sets import NamedSets
 from dit_lens.graph.spec import (
-    ChannelSetSpec,
     EditSpec,
     GraphSpec,
-    MaskSpec,
     ReadSpec,
     TrajectorySpec,
     free_name,
@@ -30,6 +29,7 @@ from dit_lens.graph.spec import (
 if TYPE_CHECKING:
     from dit_lens.graph.check import CheckedGraph
     from dit_lens.graph.plan import Plan
+    from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens
 
 
@@ -66,10 +66,7 @@ class InterventionGraph:
         self._trajectories: list[TrajectorySpec] = []
         self._edits: list[EditSpec] = []
         self._reads: list[ReadSpec] = []
-        self._sets: dict[str, ChannelSetSpec] = {}
-        self._masks: dict[str, MaskSpec] = {}
-        # Inverse of the two above: the same set, given many times, is held once.
-        self._names: dict[str, str] = {}
+        self._sets = NamedSets()
         self._ids: set[str] = set()
         self._read_names: set[str] = set()
         self._spec: GraphSpec | None = spec_from_data({"sampling": self._sampling})
@@ -83,12 +80,19 @@ class InterventionGraph:
         id: str | None = None,
         until: str = "auto",
         follows: TrajectoryRef | str | None = None,
+        path: str | None = None,
     ) -> TrajectoryRef:
         """Add a denoising run from a prompt and a seed; trajectories that share both share their noise.
 
         With `follows`, a shadow of another trajectory: before every step it takes that one's latents, so that
         its activations and velocity, under its own prompt and edits, are those at the other's latents. Its
         seed only feeds edits that draw numbers. See `guide`.
+
+        With `path`, a donor along given latents: before every step it takes those of the `GivenPath` that
+        `run(…, paths={path: …})` is handed under that name, such as a picture at every noise level, and is
+        conditioned on `prompt` (not the given path's own). It can be patched from, read and followed, not
+        edited, and has no image. The graph's hash knows the name alone: a name with a part of the path's
+        digest in it keeps results of different pictures apart.
 
         Raises:
             BadInput: the id is taken, or a value is of the wrong kind.
@@ -103,6 +107,7 @@ class InterventionGraph:
             seed=seed,
             until=until,
             follows=None if follows is None else self._known(follows, f"{place}.follows"),
+            path=path,
         )
         self._ids.add(name)
         self._add(self._trajectories, made)
@@ -139,8 +144,8 @@ class InterventionGraph:
                 at=at,
                 op=op,
                 source=None if source is None else self._known(source, f"edits.{len(self._edits)}.source"),
-                channels=self._channels(channels),
-                tokens=self._tokens(tokens),
+                channels=self._sets.channels(channels),
+                tokens=self._sets.tokens(tokens),
                 steps=plain_numbers(steps),
                 branch=branch,
                 order=order,
@@ -249,8 +254,8 @@ class InterventionGraph:
             of=self._known(of, f"{place}.of"),
             at=at,
             reduce=reduce,
-            channels=self._channels(channels),
-            tokens=self._tokens(tokens),
+            channels=self._sets.channels(channels),
+            tokens=self._sets.tokens(tokens),
             steps=plain_numbers(steps),
             branch=branch,
         )
@@ -271,41 +276,6 @@ class InterventionGraph:
             )
         return name
 
-    def _channels(self, channels: Any) -> Any:
-        blocks = getattr(channels, "blocks", channels if isinstance(channels, Mapping) else None)
-        if not isinstance(blocks, Mapping):
-            return "all" if channels is None else plain_numbers(channels)
-        made = validated(
-            ChannelSetSpec,
-            "channels",
-            blocks={block: list(chosen) for block, chosen in blocks.items()},
-            model=getattr(channels, "model", None),
-            stream=getattr(channels, "stream", None),
-        )
-        return self._named(self._sets, "channels", made)
-
-    def _tokens(self, tokens: Any) -> Any:
-        if tokens is None:
-            return "all"
-        value = plain_numbers(tokens)
-        rows = value if isinstance(value, list) else []
-        if rows and all(isinstance(row, list) for row in rows):
-            flat = [cell for row in rows for cell in row]
-            grid: tuple[int, int] | None = (len(rows), len(rows[0]))
-        else:
-            flat, grid = rows, None
-        if not flat or not all(isinstance(cell, bool) for cell in flat):
-            return value
-        mask = MaskSpec(tokens=tuple(i for i, cell in enumerate(flat) if cell), grid=grid)
-        return self._named(self._masks, "mask", mask)
-
-    def _named(self, table: dict[str, Any], prefix: str, value: Any) -> str:
-        key = prefix + value.model_dump_json()
-        if key not in self._names:
-            self._names[key] = f"{prefix}-{len(table) + 1}"
-            table[self._names[key]] = value
-        return self._names[key]
-
     # ------------------------------------------------------------------------------------ the value
     @property
     def spec(self) -> GraphSpec:
@@ -313,8 +283,8 @@ class InterventionGraph:
         if self._spec is None:
             self._spec = GraphSpec(
                 sampling=self._sampling,
-                channel_sets=dict(self._sets),
-                masks=dict(self._masks),
+                channel_sets=dict(self._sets.channel_sets),
+                masks=dict(self._sets.masks),
                 trajectories=tuple(self._trajectories),
                 edits=tuple(self._edits),
                 reads=tuple(self._reads),
@@ -332,9 +302,7 @@ class InterventionGraph:
         graph = cls(sampling=spec.sampling)
         graph._trajectories, graph._edits = list(spec.trajectories), list(spec.edits)
         graph._reads = list(spec.reads)
-        graph._sets, graph._masks = dict(spec.channel_sets), dict(spec.masks)
-        for prefix, table in (("channels", graph._sets), ("mask", graph._masks)):
-            graph._names |= {prefix + value.model_dump_json(): name for name, value in table.items()}
+        graph._sets = NamedSets(spec.channel_sets, spec.masks)
         graph._ids = {each.id for each in spec.trajectories}
         graph._read_names = {each.name for each in spec.reads}
         graph._spec = spec
@@ -366,21 +334,33 @@ class InterventionGraph:
         """The graph as JSON."""
         return json.dumps(self.to_data(), indent=2, ensure_ascii=False) + "\n"
 
-    def check(self, lens: DiTLens) -> CheckedGraph:
-        """Hold the graph against a model; nothing of the transformer runs.
+    def check(self, lens: DiTLens, *, paths: Mapping[str, GivenPath] | None = None) -> CheckedGraph:
+        """Hold the graph against a model, and given latents against both; nothing of the transformer runs.
 
         Raises:
             BadInput: with the path of the fault in the graph, what exists, and what to write instead.
         """
         from dit_lens.graph.check import check
 
-        return check(self.spec, lens)
+        checked = check(self.spec, lens)
+        if paths is not None:
+            from dit_lens.graph.given_paths import fitting_paths
 
-    def plan(self, lens: DiTLens, *, arms_per_forward: int | None = None, sham: bool = True) -> Plan:
+            fitting_paths(checked, paths)
+        return checked
+
+    def plan(
+        self,
+        lens: DiTLens,
+        *,
+        arms_per_forward: int | None = None,
+        sham: bool = True,
+        paths: Mapping[str, GivenPath] | None = None,
+    ) -> Plan:
         """What a run will do and cost; checks the graph first. `str()` of it is for a reader."""
         from dit_lens.graph.planner import make_plan
 
-        return make_plan(self.check(lens), arms_per_forward=arms_per_forward, sham=sham)
+        return make_plan(self.check(lens, paths=paths), arms_per_forward=arms_per_forward, sham=sham)
 
     def show(self) -> str:
         """The graph as a text drawing."""

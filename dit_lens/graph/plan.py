@@ -4,7 +4,8 @@ All trajectories advance together, step by step. Within a step the unedited traj
 goes first, alone; what others need of that step (the output of a block, a donor's activation) is held until
 the step is over. An edited trajectory joins at its first edited step, from the unedited latents, and enters
 that first forward behind the last block that it has in common with the unedited one. A shadow, which takes
-the latents of another trajectory, runs at the steps at which it is drawn on or read, up to what is wanted.
+the latents of another trajectory or given ones, runs at the steps at which it is drawn on or read, up to what
+is wanted.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Row:
     """What is denoised on its own: the unedited trajectory of a group, an edited one, or the sham.
 
     Runs from `start` to `last` inclusive. `stops` ends the last forward after its last touch. A shadow
-    `follows` a trajectory: it has that one's latents, runs at the steps at which something of it is wanted,
-    and each of its forwards stops.
+    `follows` a trajectory or goes along a given `path`: it has those latents, runs at the steps at which
+    something of it is wanted, and each of its forwards stops.
     """
 
     kind: str
@@ -40,10 +41,16 @@ class Row:
     finishes: bool
     stops: bool
     follows: int | None = None
+    path: str | None = None
+
+    @property
+    def borrows(self) -> bool:
+        """Whether it has latents of another or given ones, and makes none itself."""
+        return self.follows is not None or self.path is not None
 
     def runs_at(self, step: int, work: Work | None) -> bool:
         """Whether it goes through a forward at a step at which that much is to be done with it."""
-        return self.start <= step <= self.last and (self.follows is None or work is not None)
+        return self.start <= step <= self.last and (not self.borrows or work is not None)
 
 
 @dataclass

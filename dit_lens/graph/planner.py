@@ -43,8 +43,7 @@ def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham:
                     kinds[unit.rows[row].kind] += blocks_run(graph, unit, forward)
         for i, each in enumerate(unit.rows):
             if each.kind != "sham":
-                shadow = each.follows is not None
-                steps = [s for s in range(each.last + 1) if not shadow or (i, s) in unit.works]
+                steps = [s for s in range(each.last + 1) if not each.borrows or (i, s) in unit.works]
                 without += len(steps) * graph.num_blocks
     return Plan(
         graph=graph,
@@ -96,6 +95,8 @@ class _Planner:
         self.works: dict[tuple[int, int], Work] = {}
         followed = {i: graph.trajectories[i].follows for i in members}
         self.follows = {i: root for i, root in followed.items() if root is not None}
+        given = {i for i in members if graph.trajectories[i].path is not None}
+        self.shadows = self.follows.keys() | given
 
     def unit(self) -> Unit:
         graph = self.graph
@@ -104,7 +105,7 @@ class _Planner:
         start = dict.fromkeys(self.members, graph.sampling.steps)
         for edit in self.edits:
             start[edit.into] = min(start[edit.into], edit.steps[0])
-        for i in self.follows:
+        for i in self.shadows:
             start[i] = min(wanted[i], default=graph.sampling.steps)
         for i in self.members:
             if last[i] < start[i] < graph.sampling.steps:
@@ -124,7 +125,7 @@ class _Planner:
             if start[i] < graph.sampling.steps:
                 self.arm_row[i] = len(self.groups) + len(arms)
                 finishes = graph.trajectories[i].finishes
-                name = graph.trajectories[i].id
+                name, path = graph.trajectories[i].id, graph.trajectories[i].path
                 # What follows it past its own end needs its latents after the last touch.
                 ends = not finishes and not any(
                     root == i and last[i] + 1 in wanted[shadow] for shadow, root in self.follows.items()
@@ -132,7 +133,7 @@ class _Planner:
                 arms.append(
                     Row(
                         "arm", name, group_of[i], i, levels[i], start[i], last[i], finishes, ends,
-                        self.follows.get(i),
+                        self.follows.get(i), path,
                     )
                 )  # fmt: skip
         self.start, self.group_of, self.wanted = start, group_of, wanted
@@ -163,7 +164,7 @@ class _Planner:
             for edit in patches:
                 assert edit.source is not None
                 drawn = {s for s in edit.steps if s <= last[edit.into]}
-                if edit.into in self.follows:
+                if edit.into in self.shadows:
                     drawn &= wanted[edit.into]
                 wanted[edit.source] |= drawn
                 last[edit.source] = max(last[edit.source], *drawn, -1)
@@ -173,7 +174,7 @@ class _Planner:
 
     def _levels(self) -> dict[int, int]:
         """How many trajectories must have gone before within a step; 0 draws on unedited ones at most."""
-        edited = {edit.into for edit in self.edits} | self.follows.keys()
+        edited = {edit.into for edit in self.edits} | self.shadows
         sources: dict[int, set[int]] = {i: set() for i in self.members}
         for edit in self.edits:
             if edit.source is not None and edit.source in edited:
@@ -195,7 +196,7 @@ class _Planner:
 
     def _fill(self, last: Mapping[int, int]) -> None:
         for edit in self.edits:
-            shadow = edit.into in self.follows
+            shadow = edit.into in self.shadows
             for step in (s for s in edit.steps if s <= last[edit.into]):
                 if shadow and step not in self.wanted[edit.into]:
                     continue
@@ -219,7 +220,7 @@ class _Planner:
             here = [
                 (len(self.groups) + i, row)
                 for i, row in enumerate(arms)
-                if row.group == g and row.follows is None
+                if row.group == g and not row.borrows
             ]
             if not here:
                 continue
@@ -249,6 +250,8 @@ class _Planner:
 
     def _unedited_until(self, row: Row) -> int:
         """The last step at whose beginning a row has the unedited latents of its group."""
+        if row.path is not None:
+            return -1
         if row.follows is None:
             return row.start
         # Followed with another prompt, or from another seed, it has nothing in common with its own group.
@@ -267,7 +270,7 @@ class _Planner:
         here = [i for i in self.members if self.group_of[i] == g]
         finishes = any(self.graph.trajectories[i].finishes for i in here)
         touched = max((step for row, step in self.works if row == g), default=-1)
-        joined = max((row.start for row in arms if row.group == g and row.follows is None), default=0)
+        joined = max((row.start for row in arms if row.group == g and not row.borrows), default=0)
         for shadow, root in self.follows.items():
             if self.group_of[root] == g:
                 joined = max(joined, *(s for s in self.wanted[shadow] if s <= self.start[root]), 0)
@@ -288,7 +291,7 @@ class _Planner:
             for i, row in enumerate(rows):
                 if row.kind != "clean" and row.runs_at(step, self.works.get((i, step))):
                     entry = self._entry(i, step) if step <= self._unedited_until(row) else 0
-                    stopped = row.follows is not None or (row.stops and step == row.last)
+                    stopped = row.borrows or (row.stops and step == row.last)
                     key = (row.level, entry, stopped)
                     together.setdefault(key, []).append(i)
             for (_, entry, stops), members in sorted(together.items()):

@@ -78,6 +78,9 @@ class TrajectorySpec(_Spec):
     """Another trajectory whose latents this one takes before every step, whatever it predicts itself: with
     edits of its own, what the edited model would say at the very latents of the other. Such a shadow has no
     image; patches from it and reads of it are what it is for."""
+    path: Text | None = None
+    """Name of given latents, such as a picture's at every noise level, that this one takes before every step;
+    `run(…, paths={name: GivenPath})` hands them over. Like a shadow, it is only drawn on and read."""
 
 
 class ChannelSetSpec(_Spec):

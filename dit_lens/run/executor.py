@@ -25,6 +25,7 @@ from dit_lens.run.result import ReadValue
 from dit_lens.run.rows import as_before, as_tokens, joined, normed_as_before, reduced, stacked
 
 if TYPE_CHECKING:
+    from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens
 
 RESIDUAL = ("resid_pre", "resid_post")
@@ -53,11 +54,13 @@ class UnitRun:
         materials: Materials,
         limits: Limits,
         on_forward: Callable[[int], None],
+        paths: Mapping[str, GivenPath],
     ) -> None:
         self.lens, self.plan, self.unit = lens, plan, unit
         self.materials, self.limits, self.on_forward = materials, limits, on_forward
         self.batches = [lens.prepare_rows([p], [s], plan.graph.sampling) for p, s in unit.groups]
         self.branches = plan.graph.branches
+        self.given = {name: path.latents.to(self.batches[0].latents) for name, path in paths.items()}
         # Latents [1, C, h, w] on the device, and all of a row's latents since its start on the CPU.
         self.latents: dict[int, Tensor] = {g: batch.latents for g, batch in enumerate(self.batches)}
         self.paths: dict[int, list[Tensor]] = {g: [x.cpu()] for g, x in self.latents.items()}
@@ -81,7 +84,11 @@ class UnitRun:
                     self.latents[i], self.paths[i] = before[row.group], []
             # Only now: the one that is followed may begin at this very step.
             for i, row in enumerate(self.unit.rows):
-                if row.follows is not None and row.runs_at(step, self.unit.works.get((i, step))):
+                if not row.runs_at(step, self.unit.works.get((i, step))):
+                    continue
+                if row.path is not None:
+                    self.latents[i] = self.given[row.path][step : step + 1]
+                elif row.follows is not None:
                     self.latents[i] = self.latents[self.unit.row_at(row.follows, step)]
             for forward in forwards:
                 self._forward(forward)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dit_lens.errors import BadInput, did_you_mean
@@ -41,8 +41,8 @@ class TrajectoryResult:
     `latents` is [steps done + 1, C, h, w] on the CPU, or [1, C, h, w], the last ones alone, where only those
     were kept. `start` is the first step at which it was edited; before it, and where it is None, it is the
     unedited trajectory of its prompt and seed. `image` is None where it was not asked for, or not finished.
-    A shadow that follows another trajectory has that one's latents and no image; its `start` is the first
-    step at which it ran.
+    A shadow that follows another trajectory, or given latents, has those latents and no image; its `start` is
+    the first step at which it ran.
     """
 
     id: str
@@ -90,7 +90,8 @@ class Proof:
 class Result:
     """All trajectories of a graph by id, the unedited ones by (prompt, seed), and proof of what was done.
 
-    `sigmas` is float32 [steps + 1], ending in 0.
+    `sigmas` is float32 [steps + 1], ending in 0. `paths` holds the digests of given latents by their names in
+    the graph, whose hash knows the names alone.
     """
 
     graph: str
@@ -101,6 +102,7 @@ class Result:
     baselines: Mapping[tuple[str, int], TrajectoryResult]
     shams: Mapping[tuple[str, int], TrajectoryResult]
     proof: Proof
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, trajectory: object) -> TrajectoryResult:
         name = str(trajectory)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import BadInput, RunFailure
+from dit_lens.graph.given_paths import fitting_paths
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.graph.plan import Plan
 from dit_lens.graph.planner import make_plan
@@ -26,6 +27,7 @@ from dit_lens.run.result import Proof, Result, TrajectoryResult
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch
 
@@ -163,6 +165,7 @@ def run(
     images: bool = True,
     keep: str = "all",
     material: MaterialSource | None = None,
+    paths: Mapping[str, GivenPath] | None = None,
     on_trajectory: Callable[[TrajectoryResult], None] | None = None,
     on_forward: Callable[[int], None] | None = None,
     progress: bool = True,
@@ -184,6 +187,7 @@ def run(
         images: whether finished trajectories are decoded, each on its own.
         keep: "all" latents, or the "final" ones.
         material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
+        paths: given latents by the names that the graph's trajectories call them; no more and no fewer.
         on_trajectory: gets each trajectory as soon as it is done.
         on_forward: gets the number of block passes of each forward as soon as it is done; together they are
             those of the plan. For a progress bar over several runs.
@@ -206,6 +210,7 @@ def run(
         plan = graph
     else:
         plan = make_plan(graph.check(lens), arms_per_forward=arms_per_forward, sham=sham)
+    given = fitting_paths(plan.graph, paths)
     materials = Materials(plan, material)
     limits = Limits(plan.arms_per_forward)
     edits = reads = forwards = 0
@@ -222,7 +227,7 @@ def run(
 
         for unit in plan.units:
             with lens.lock, torch.no_grad():
-                done = UnitRun(lens, plan, unit, materials, limits, advance)
+                done = UnitRun(lens, plan, unit, materials, limits, advance, given)
                 try:
                     done.run()
                 finally:
@@ -240,10 +245,8 @@ def run(
                     difference[group] = _largest_difference(done, i)
             for t in unit.group_of:
                 result = _finished(done, unit.own.get(t, unit.group_of[t]), t, pictures, keep)
-                follows = plan.graph.trajectories[t].follows
-                if follows is not None:
-                    path = _path(done, unit.own.get(follows, unit.group_of[follows]))
-                    latents = torch.cat(path if keep == "all" else path[-1:])
+                if (latents := _borrowed(done, t)) is not None:
+                    latents = latents if keep == "all" else latents[-1:]
                     result = replace(result, latents=latents, finished=False, image=None)
                 kinds["arm"][result.id] = result
                 if on_trajectory is not None:
@@ -267,6 +270,7 @@ def run(
             seconds=time.perf_counter() - started,
             sham_difference=difference,
         ),
+        paths={name: path.digest for name, path in given.items()},
     )
 
 
@@ -276,9 +280,19 @@ def _path(done: UnitRun, index: int) -> list[Tensor]:
     return path if row.kind == "clean" else [*done.paths[row.group][: row.start + 1], *path]
 
 
+def _borrowed(done: UnitRun, trajectory: int) -> Tensor | None:
+    """Latents that a trajectory takes from another or that were given; None where it has its own."""
+    each = done.plan.graph.trajectories[trajectory]
+    if each.path is not None:
+        return done.given[each.path].cpu()
+    if each.follows is None:
+        return None
+    return torch.cat(_path(done, done.unit.own.get(each.follows, done.unit.group_of[each.follows])))
+
+
 def _pictures(lens: DiTLens, done: UnitRun) -> dict[int, Image]:
     """Row → image, for every row that is denoised to the end; shams excepted."""
-    wanted = (i for i, row in enumerate(done.unit.rows) if row.kind != "sham" and row.follows is None)
+    wanted = (i for i, row in enumerate(done.unit.rows) if row.kind != "sham" and not row.borrows)
     paths = {i: _path(done, i) for i in wanted}
     finished = {i: path[-1] for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)}
     if not finished:

@@ -16,7 +16,8 @@ from dit_lens.graph.site import NO_MATERIAL, Material
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.run.executor import UnitRun
 from dit_lens.run.material import generator
-from tests.oracles import edit_with_hooks, pipeline_call, plan_with_hooks
+from tests.oracles import edit_with_hooks, pipeline_call
+from tests.plan_oracle import plan_with_hooks
 
 pytestmark = pytest.mark.tiny
 
