@@ -1,0 +1,285 @@
+"""One picture carried into another, stronger and stronger: a first look, judged against nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput
+from dit_lens.graph.graph import InterventionGraph
+from dit_lens.methods.channel_sets import ChannelSet, require_k
+from dit_lens.methods.metrics import share_of_the_way, ssim
+from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.run.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dit_lens.methods.measures import Measures
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+    from dit_lens.run.result import Result
+
+TOP_K = 4
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+THEIR_RUNS, GIVEN = "the runs of these two prompts", "a set that was given"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The target with the source's channels in it: how strongly, the picture, and what came of it.
+
+    `toward_latent` is the share of the way from the target's final latent to the source's, None where the two
+    are equal; `ssim` is to the target, None for pictures too small for it; `alignment` with the source's and
+    with the target's prompt (cosines), None without a CLIP that knows the model's pictures.
+    """
+
+    strength: float
+    picture: Image
+    toward_latent: float | None
+    ssim: float | None
+    alignment: tuple[float, float] | None
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, without the picture."""
+        return {
+            "strength": self.strength,
+            "toward_latent": self.toward_latent,
+            "ssim": self.ssim,
+            "alignment": _by_prompt(self.alignment),
+        }
+
+
+@dataclass(frozen=True)
+class CarryLook:
+    """Source, target, and the target with the source's channels in it at each strength."""
+
+    source: str
+    target: str
+    seed: int
+    model: str
+    steps: tuple[int, ...]
+    channels: dict[int, tuple[int, ...]]
+    channels_from: str
+    pictures: tuple[Image, Image]
+    alignments: tuple[tuple[float, float] | None, tuple[float, float] | None]
+    carried: tuple[Carried, ...]
+
+    def sheet(self) -> Image:
+        """The grid: both prompts in words, then source, target and every strength, each with its label."""
+        from dit_lens.methods.transport.sheet import labelled_grid
+
+        source, target = self.pictures
+        tiles = [(source, "source", ""), (target, "target", "")]
+        for one in self.carried:
+            way = "" if one.toward_latent is None else f"{round(100 * one.toward_latent) + 0:d} % of the way"
+            tiles.append((one.picture, f"strength {one.strength:g}", way))
+        head = [f"source: {self.source}", f"target: {self.target}"]
+        return labelled_grid(tiles, head, foot=self._how())
+
+    def _how(self) -> str:
+        each = sorted({len(chosen) for chosen in self.channels.values()})
+        amount = str(each[0]) if len(each) == 1 else f"{each[0]} to {each[-1]}"
+        return (
+            f"{self.model}, seed {self.seed}: {amount} channels in each of {len(self.channels)} blocks, at "
+            f"{len(self.steps)} steps; from {self.channels_from}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the grid as a PNG, whole or not at all; raises `RunFailure` where that cannot be."""
+        drawn = BytesIO()
+        self.sheet().save(drawn, format="PNG", optimize=True)
+        return atomic_write(Path(path), drawn.getvalue())
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, without pictures."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            "seed": self.seed,
+            "model": self.model,
+            "steps": list(self.steps),
+            "channels": {str(block): list(chosen) for block, chosen in self.channels.items()},
+            "channels_from": self.channels_from,
+            "unedited": {
+                name: {"alignment": _by_prompt(value)}
+                for name, value in zip(("source", "target"), self.alignments, strict=True)
+            },
+            "strengths": [one.as_data() for one in self.carried],
+        }
+
+    def __str__(self) -> str:
+        lines = [self._how(), f"{'strength':>8}  {'way to the source':>17}  {'SSIM to the target':>18}"]
+        for one in self.carried:
+            way = "–" if one.toward_latent is None else f"{round(one.toward_latent, 3) + 0.0:.3f}"
+            alike = "–" if one.ssim is None else f"{one.ssim:.3f}"
+            lines.append(f"{one.strength:>8g}  {way:>17}  {alike:>18}")
+        return "\n".join(lines)
+
+
+def _by_prompt(alignment: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if alignment is None else {"source": alignment[0], "target": alignment[1]}
+
+
+def first_carry(
+    lens: DiTLens,
+    source: str,
+    target: str,
+    seed: int = 0,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    channels: ChannelSet | None = None,
+    top_k: int | None = None,
+    blocks: Any = "all",
+    steps: Any = "all",
+    sampling: Sampling | None = None,
+    progress: bool = False,
+) -> CarryLook:
+    """Carry the source's massive channels into the target's run, from the same noise, at several strengths.
+
+    Without `channels`, the `top_k` (4) channels of the largest |mean over image tokens| in the runs of these
+    two prompts are taken, which costs one more run of both. Fine for a look; to judge anything, choose
+    channels on other prompts, as `dit-lens discover` does. With source = target nothing can move.
+
+    Args:
+        strengths: 0 leaves the target as it is, 1 puts the source's values in place of its own.
+        blocks, steps: where and when channels are carried; what `parse_blocks` and `select_steps` take.
+
+    Raises:
+        BadInput: no strength, a block, step or channel that the model does not have, a blank prompt,
+            `channels` together with `top_k`, or no channel in these blocks; before anything runs.
+
+    >>> first_carry(lens, "a large red circle", "a small blue star").save("grid.png")     # doctest: +SKIP
+    """
+    from dit_lens.methods.measures import default_measures
+    from dit_lens.run.runner import run
+
+    for name, prompt in (("source", source), ("target", target)):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise BadInput(f"The {name} prompt is blank; say what the picture shows, such as: a red circle")
+    if channels is not None and top_k is not None:
+        raise BadInput("Channels were given, so top_k has nothing to choose; leave out one of the two.")
+    if not len(strengths):
+        raise BadInput("No strength was given; 1 puts the source's values in place of the target's.")
+    sampling = sampling or lens.sampling()
+    at = parse_blocks(blocks, lens.num_blocks)
+    sigmas = lens.prepare_rows([target], [seed], sampling).sigmas.tolist()
+    chosen_steps = select_steps(steps, sampling.steps, sigmas)
+    measures = default_measures(lens)
+    if channels is None:
+        k = TOP_K if top_k is None else top_k
+        require_k(k, lens.num_channels)
+        # A graph with any channels at all shows whether the rest fits, before the runs of the discovery.
+        stand_in = {block: tuple(range(k)) for block in at}
+        _graph(source, target, seed, strengths, stand_in, "image", chosen_steps, sampling).check(lens)
+        channels = _quickly_discovered(lens, source, target, seed, k, sampling, progress)
+        origin = THEIR_RUNS
+    else:
+        origin = GIVEN
+    held = {block: channels.blocks[block] for block in at if channels.blocks.get(block)}
+    if not held:
+        there = [block for block, each in channels.blocks.items() if each]
+        raise BadInput(
+            f"There is no channel to carry in blocks {', '.join(map(str, at))}; the channel set has some in "
+            f"blocks {', '.join(map(str, there)) or 'none'}."
+        )
+    graph = _graph(source, target, seed, strengths, held, channels.stream, chosen_steps, sampling)
+    done = run(lens, graph, keep="final", sham=False, progress=progress)
+    return CarryLook(
+        source=source,
+        target=target,
+        seed=seed,
+        model=lens.name,
+        steps=chosen_steps,
+        channels=held,
+        channels_from=origin,
+        pictures=(_image(done, "source"), _image(done, "target")),
+        alignments=(
+            _aligned(measures, _image(done, "source"), source, target),
+            _aligned(measures, _image(done, "target"), source, target),
+        ),
+        carried=tuple(
+            Carried(
+                strength=strength,
+                picture=_image(done, f"at {index}"),
+                toward_latent=_way(done, f"at {index}"),
+                ssim=_alike(measures, _image(done, f"at {index}"), _image(done, "target")),
+                alignment=_aligned(measures, _image(done, f"at {index}"), source, target),
+            )
+            for index, strength in enumerate(map(float, strengths))
+        ),
+    )
+
+
+def _graph(
+    source: str,
+    target: str,
+    seed: int,
+    strengths: Sequence[float],
+    channels: dict[int, tuple[int, ...]],
+    stream: str,
+    steps: tuple[int, ...],
+    sampling: Sampling,
+) -> InterventionGraph:
+    from dataclasses import asdict
+
+    graph = InterventionGraph(sampling=asdict(sampling))
+    donor = graph.trajectory(prompt=source, seed=seed, id="source")
+    graph.trajectory(prompt=target, seed=seed, id="target")
+    for index, strength in enumerate(strengths):
+        into = graph.trajectory(prompt=target, seed=seed, id=f"at {index}")
+        graph.patch(
+            donor,
+            into=into,
+            at=[f"blocks.{block}.resid_post.{stream}" for block in channels],
+            channels=channels,
+            strength=float(strength),
+            steps=list(steps),
+        )
+    return graph
+
+
+def _quickly_discovered(
+    lens: DiTLens, source: str, target: str, seed: int, top_k: int, sampling: Sampling, progress: bool
+) -> ChannelSet:
+    from dit_lens.methods.channels import discover
+
+    prompts = list(dict.fromkeys((source, target)))
+    stats = discover(lens, prompts, (seed,), sampling=sampling, top_k=top_k, progress=progress)
+    return stats.select(top_k=top_k)
+
+
+def _image(done: Result, trajectory: str) -> Image:
+    image = done[trajectory].image
+    assert image is not None, "images were asked for"
+    return image
+
+
+def _way(done: Result, trajectory: str) -> float | None:
+    ends = (done[name].latents[-1:] for name in (trajectory, "target", "source"))
+    value = float(share_of_the_way(*ends)[0])
+    return None if math.isnan(value) else value
+
+
+def _alike(measures: Measures, picture: Image, target: Image) -> float | None:
+    if "ssim" not in measures.names:
+        return None
+    try:
+        return float(ssim([picture], [target])[0])
+    except BadInput:
+        # Pictures smaller than its window have none.
+        return None
+
+
+def _aligned(measures: Measures, picture: Image, source: str, target: str) -> tuple[float, float] | None:
+    from dit_lens.methods.scorers import score_images
+
+    if measures.alignment is None:
+        return None
+    scores = score_images(measures.alignment, [picture, picture], [source, target])
+    return float(scores[0]), float(scores[1])

@@ -1,0 +1,321 @@
+"""Running what is carried, and measuring it: bundles of cases as one graph each, results kept on disk.
+
+All results of a bundle are stored together or not at all; a killed study continues with the next bundle, and
+then gives the same numbers as one that was not killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.errors import BadInput
+from dit_lens.graph.graph import InterventionGraph
+from dit_lens.methods.arms import Arm
+from dit_lens.methods.measures import AT_THE_END, Measures
+from dit_lens.methods.transport.arms import Carry
+from dit_lens.methods.transport.cases import Bundle, Case, runs_of
+from dit_lens.methods.transport.made import Made, runs_mixed
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
+
+    from dit_lens.graph.plan import Plan
+    from dit_lens.methods.study import StudyPlan
+    from dit_lens.model.given import GivenPath
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+
+METRICS = ("toward_latent", "margin", "moved", "kept", "ssim")
+"""What is measured of every case, besides `moved.<attribute>`."""
+
+COLUMNS = (
+    "arm", "family", "strength", "draw", "axis", "at", "unit", "group", "side", "prompt", "donor", "seed",
+    "metric", "value",
+)  # fmt: skip
+
+OnImage = Callable[[Case, str, "Image"], None]
+WantsImage = Callable[[Case, str], bool]
+"""(case, name of a `Carry` or of one of `ENDS`)."""
+
+
+@dataclass(frozen=True)
+class CarryResult:
+    """What a transport study measured.
+
+    `effects` has the columns `COLUMNS`, rows in the order of cases, carries and metrics; NaN where a metric
+    has no value. `sham_difference` is how far latents move by batching alone, in the bundle in which that was
+    tried; None where everything was known.
+    """
+
+    effects: pd.DataFrame
+    computed: int
+    known: int
+    dropped: int
+    sham_difference: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class CarryStudy:
+    """Bundles of cases on a model: to be planned, or to be run.
+
+    Args:
+        sampling: of the targets, and of donors that are prompts.
+        measures: their names must be of the readout "final".
+    """
+
+    lens: DiTLens
+    bundles: tuple[Bundle, ...]
+    sampling: Sampling
+    measures: Measures
+    arms_per_forward: int | None = None
+    _definitions: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        wrong = next((name for name in self.measures.names if name not in AT_THE_END), None)
+        if wrong is not None:
+            raise BadInput(f"{wrong!r} is no metric of a finished image; measure {', '.join(METRICS)}.")
+        for bundle in self.bundles:
+            for case in bundle:
+                shown = () if case.donor.shows is None else (case.donor.shows,)
+                self.measures.require_prompts([case.target, *shown])
+        self._definitions.update(self.measures.definitions(self.measures.names))
+
+    # ----------------------------------------------------------------------------------------- known
+    def key(self, case: Case, carry: Carry) -> CellKey:
+        """What determines a result."""
+        sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
+        return CellKey(
+            model=self.lens.fingerprint,
+            device=self.lens.device.type,
+            dtype=str(self.lens.dtype).removeprefix("torch."),
+            sampling=sampling,
+            arm=carry.does.as_data(),
+            prompt=case.target,
+            seed=case.seed,
+            donor=case.donor.identity,
+        )
+
+    def missing(self, bundle: Bundle, cells: Mapping[str, Cell]) -> Bundle:
+        """A bundle with what is not known of it; cases of which all is known stay, for their run."""
+        return tuple(
+            replace(case, carries=tuple(c for c in case.carries if self.key(case, c).address not in cells))
+            for case in bundle
+        )
+
+    def _scan(self, store: CellStore | None) -> tuple[dict[str, Cell], int]:
+        """Results that the store holds, by address, and how many files were damaged."""
+        known: dict[str, Cell] = {}
+        damaged = 0
+        for bundle in self.bundles if store is not None else ():
+            found = {}
+            broken = 0
+            for case in bundle:
+                for carry in case.carries:
+                    assert store is not None
+                    key = self.key(case, carry)
+                    cell = store.get(key)
+                    if isinstance(cell, Damaged):
+                        broken += 1
+                    elif cell is not None and not cell.lacks(self._definitions):
+                        found[key.address] = cell
+            # What was computed beside a lost result is computed with it again: batching moves last bits.
+            known |= {} if broken else found
+            damaged += broken
+        return known, damaged
+
+    # ------------------------------------------------------------------------------------------ plan
+    def plan(self) -> StudyPlan:
+        """Check every bundle against the model and price it; the transformer does not run.
+
+        Runs from mixed prompts are priced as unedited runs; pictures that are encoded and decoded are not.
+
+        Raises:
+            BadInput: an arm that does not fit the model.
+        """
+        from dit_lens.methods.study import StudyPlan
+
+        kinds: dict[Any, list[Any]] = {}
+        mixed = 0
+        for number, bundle in enumerate(self.bundles):
+            mixed += sum(runs_mixed(carry) for case in bundle for carry in case.carries)
+            shape = (number == 0, *((len(c.carries), c.carries, c.donor.path is None) for c in bundle))
+            if shape not in kinds:
+                kinds[shape] = [self._plan(bundle, sham=number == 0), 0]
+            kinds[shape][1] += 1
+        plans: list[tuple[Plan, int]] = [(plan, count) for plan, count in kinds.values()]
+        if mixed:
+            graph = InterventionGraph(sampling=asdict(self.sampling))
+            graph.trajectory(prompt=self.bundles[0][0].target, seed=0, until="end")
+            plans.append((graph.plan(self.lens, sham=False), mixed))
+        cells = {self.key(case, carry).address for b in self.bundles for case in b for carry in case.carries}
+        return StudyPlan(
+            cells=len(cells),
+            known=0,
+            groups=len(self.bundles),
+            forwards=sum(plan.forwards * count for plan, count in plans),
+            block_passes=sum(plan.block_passes * count for plan, count in plans),
+            passes_without_reuse=sum(plan.passes_without_reuse * count for plan, count in plans),
+            held_bytes=max((plan.held_bytes for plan, _ in plans), default=0),
+            arms_per_forward=max((plan.arms_per_forward for plan, _ in plans), default=0),
+            plans=tuple(plans),
+        )
+
+    def _plan(self, bundle: Bundle, *, sham: bool) -> Plan:
+        graph, _ = self.graph(bundle)
+        return graph.plan(self.lens, arms_per_forward=self.arms_per_forward, sham=sham)
+
+    def graph(self, bundle: Bundle) -> tuple[InterventionGraph, dict[str, GivenPath]]:
+        """A bundle as a graph, and the paths that it names.
+
+        Unedited runs are called `run-<i>`, pictures `path-<i>` by their case, arms `<i>.<name>`.
+        """
+        graph = InterventionGraph(sampling=asdict(self.sampling))
+        paths: dict[str, GivenPath] = {}
+        runs = runs_of(bundle)
+        for (prompt, seed), name in runs.items():
+            graph.trajectory(prompt=prompt, seed=seed, id=name, until="end")
+        for i, case in enumerate(bundle):
+            donor = case.donor
+            if donor.path is None:
+                source = runs[donor.prompt, case.seed]
+            else:
+                source = f"path-{i}"
+                paths[source] = donor.path
+                graph.trajectory(prompt=donor.prompt, seed=case.seed, id=source, path=source)
+            for carry in case.carries:
+                if isinstance(carry.does, Arm) and carry.does.edits:
+                    _add(graph, f"{i}.{carry.name}", carry.does, case, source)
+        return graph, paths
+
+    # ------------------------------------------------------------------------------------------- run
+    def run(
+        self,
+        store: CellStore | None = None,
+        *,
+        on_image: OnImage | None = None,
+        images: WantsImage | None = None,
+        progress: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> CarryResult:
+        """Run what the store does not hold, bundle by bundle, and measure it.
+
+        Args:
+            store: where results are found and kept; None keeps them in memory.
+            on_image: gets (case, name, picture) of those that `images` asks for. A known result whose picture
+                is asked for is run again for the picture; its numbers stay.
+
+        Raises:
+            RunFailure: as `dit_lens.run`; what was finished is kept.
+        """
+        from dit_lens.model.progress import ProgressBar
+
+        cells, damaged = self._scan(store)
+        known = len(cells)
+        if damaged and say is not None:
+            say(f"{damaged} stored results are damaged and are computed again, with those beside them.")
+        wants = images if on_image is not None and images is not None else (lambda case, name: False)
+        sham: float | None = None
+        with ProgressBar(len(self.bundles), "carrying, in bundles", enabled=progress) as bar:
+            for number, bundle in enumerate(self.bundles):
+                left = self._left(bundle, cells, wants)
+                if left is not None:
+                    difference = self._run_bundle(left, cells, store, on_image, wants, sham=number == 0)
+                    sham = difference if sham is None else sham
+                bar.advance()
+        return CarryResult(
+            effects=self._effects(cells),
+            computed=len(cells) - known,
+            known=known,
+            dropped=damaged,
+            sham_difference=sham,
+        )
+
+    def _left(self, bundle: Bundle, cells: Mapping[str, Cell], wants: WantsImage) -> Bundle | None:
+        """What has to run of a bundle: what is not known, or all if a picture is wanted; None if nothing."""
+        left = self.missing(bundle, cells)
+        if any(wants(case, name) for case in bundle for name in _names(case)):
+            return bundle
+        return left if any(case.carries for case in left) else None
+
+    def _run_bundle(
+        self,
+        bundle: Bundle,
+        cells: dict[str, Cell],
+        store: CellStore | None,
+        on_image: OnImage | None,
+        wants: WantsImage,
+        *,
+        sham: bool,
+    ) -> float | None:
+        from dit_lens.run.runner import run
+
+        graph, paths = self.graph(bundle)
+        more: dict[str, Any] = {"paths": paths} if paths else {}
+        result = run(
+            self.lens,
+            graph,
+            arms_per_forward=self.arms_per_forward,
+            sham=sham,
+            images=False,
+            keep="final",
+            progress=False,
+            **more,
+        )
+        ends = {name: result[name].latents[-1:] for name in runs_of(bundle).values()}
+        made = Made(self.lens, self.sampling, self.measures, self.arms_per_forward, bundle, result, ends)
+        fresh: dict[str, Cell] = {}
+        for i, case in enumerate(bundle):
+            for name, image, values in made.of(i):
+                if on_image is not None and image is not None and wants(case, name):
+                    on_image(case, name, image)
+                carry = next((each for each in case.carries if each.name == name), None)
+                if carry is None:
+                    continue
+                key = self.key(case, carry)
+                if key.address not in cells:
+                    metrics = {n: Measured.of(self._definitions[n], values[n]) for n in self.measures.names}
+                    fresh[key.address] = Cell(key=key, metrics=metrics)
+        if store is not None and fresh:
+            store.put(list(fresh.values()))
+        cells |= fresh
+        return max(result.proof.sham_difference.values(), default=0.0) if sham else None
+
+    def _effects(self, cells: Mapping[str, Cell]) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for bundle in self.bundles:
+            for case in bundle:
+                for carry in case.carries:
+                    cell = cells[self.key(case, carry).address]
+                    at = (
+                        carry.name, carry.family, carry.strength, carry.draw, carry.axis, carry.at,
+                        case.unit, case.group, case.side, case.target, case.donor.prompt, case.seed,
+                    )  # fmt: skip
+                    rows += [(*at, name, cell.metrics[name].number) for name in self.measures.names]
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        return table.astype({"seed": "int64", "value": "float64", "strength": "float64"})
+
+
+def _names(case: Case) -> Iterable[str]:
+    return ("target", "source", *(carry.name for carry in case.carries))
+
+
+def _add(graph: InterventionGraph, name: str, arm: Arm, case: Case, source: str) -> None:
+    graph.trajectory(prompt=case.target, seed=case.seed, id=name, until="end")
+    for edit in arm.edits:
+        graph.edit(
+            name,
+            at=list(edit.at),
+            op=edit.op,
+            channels=edit.channels,
+            tokens=edit.tokens,
+            steps=edit.steps,
+            branch=edit.branch,
+            order=edit.order,
+            source=source if edit.donor else None,
+        )
