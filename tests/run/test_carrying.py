@@ -9,6 +9,7 @@ import torch
 import dit_lens as dl
 from dit_lens.graph.interventions import PatchMatched
 from dit_lens.graph.site import NO_MATERIAL
+from tests.oracles import edit_with_hooks
 
 pytestmark = pytest.mark.tiny
 
@@ -158,3 +159,44 @@ def test_an_empty_mask_leaves_the_target_bit_for_bit(tiny_lens, tokens, op):
     assert torch.equal(done[target].latents, done.baselines[TARGET, 3].latents)
     assert done[target].start is None and done[other].start == 0
     assert done.proof.edits == 4 * STEPS * 2
+
+
+@pytest.mark.parametrize(
+    "at", ["blocks.*.resid_post.image", "blocks.*.resid_pre.context", "blocks.*.mlp_out.image"]
+)
+@pytest.mark.parametrize("part", ["all", "mean", "residual"])
+def test_matched_controls_through_all_blocks_equal_plain_hooks(tiny_pair, at, part):
+    """What adds up in a residual stream is taken back; what a block writes anew is not."""
+    pipeline, lens = tiny_pair
+    g = graph()
+    source = g.trajectory(prompt=SOURCE, seed=3)
+    for k, op in enumerate(
+        (PatchMatched((0, 2), 0.5, part=part), dl.EnergyMatched((0, 2), part=part), PatchMatched((4,), -1.0))
+    ):
+        arm = g.trajectory(prompt=TARGET, seed=3)
+        donor = None if k == 1 else source
+        g.edit(arm, at=at, channels=[1, 5, 6], tokens=[0, 2, 3], op=op, source=donor, steps="1:")
+    done = run(lens, g, arms_per_forward=1)
+    paths, _ = edit_with_hooks(pipeline, g.check(lens))
+    for each in list(done.trajectories.values())[1:]:
+        assert torch.equal(each.latents[1:], paths[each.id])
+        assert not torch.equal(each.latents, done.baselines[TARGET, 3].latents)
+
+
+@pytest.mark.embedded
+def test_in_the_trained_model_everything_carried_is_the_source(embedded_lens):
+    """Batched as runs are by default: latents of the order of 1 within 1e-3, pixels within one level."""
+    g = graph()
+    prompts = (
+        "a large red plain star in the centre on a white background",
+        "a small blue striped circle on the left on a black background",
+    )
+    source, *targets = (g.trajectory(prompt=prompt, seed=3) for prompt in (*prompts, prompts[1]))
+    for target, more in zip(targets, (["temb"], []), strict=True):
+        g.patch(source, into=target, at=["blocks.*.resid_post.*", *more])
+    done = run(embedded_lens, g, images=True)
+    carried, without_temb = (done[target] for target in targets)
+    torch.testing.assert_close(carried.latents, done[source].latents, rtol=1e-3, atol=1e-3)
+    pixels = [np.asarray(each.image, dtype=int) for each in (done[source], carried, without_temb)]
+    assert np.abs(pixels[1] - pixels[0]).max() <= 1
+    assert np.abs(pixels[2] - pixels[0]).max() > 1
