@@ -19,7 +19,6 @@ SPATIAL_BLOCKS = ("family", "block", "step", "mean", "ci_low", "ci_high", "n", "
 SPATIAL_K = ("family", "k", *SPATIAL_BLOCKS[1:])
 IOU = "IoU with the subject's mask"
 
-_NAMES = {"all": "all channels", "all_but_massive": "all other channels"}
 _CHANCE = "chance (shuffled mask)"
 _MOST_TICKS = 12
 
@@ -180,7 +179,7 @@ def _curves(
     )
     figure = panels.figure(title)
     for family in families:
-        style, name = style_of(family), plot_text(_NAMES.get(family, family_name(family)))
+        style, name = style_of(family), plot_text(family_name(family))
         own = rows[rows["family"] == family].drop_duplicates(over)
         low, high = number_or_nan(own["ci_low"]), number_or_nan(own["ci_high"])
         x = own[over].to_numpy()
