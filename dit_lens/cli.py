@@ -564,20 +564,22 @@ def _parse_seeds(text: str) -> list[int]:
 def _parse_strengths(text: str) -> tuple[float, ...]:
     """Strengths from start:stop:count, ends included, or from a list."""
     lowest, highest, most = 0.0, 2.0, 32
-    how = "write start:stop:count, such as 0:1:5, or numbers separated by commas, such as 0.5,1"
+    found: list[float] = []
     try:
         if ":" in text:
             first, last, amount = text.split(":")
             start, stop, count = float(first), float(last), int(amount)
-            if not 2 <= count <= most:
-                raise BadInput(f"--strength {text!r}: a count from 2 to {most} is needed; {how}.")
-            found = [round(start + (stop - start) * i / (count - 1), 6) for i in range(count)]
+            if 2 <= count <= most:
+                found = [round(start + (stop - start) * i / (count - 1), 6) for i in range(count)]
         else:
             found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = []
-    if not found or len(found) > most:
-        raise BadInput(f"--strength {text!r}: {how}; at most {most}.")
+    if not 1 <= len(found) <= most:
+        raise BadInput(
+            f"--strength {text!r}: write start:stop:count, such as 0:1:5, with a count from 2 to {most}; or at "
+            f"most {most} numbers separated by commas, such as 0.5,1"
+        )
     for value in found:
         # NaN compares false, and is refused as well.
         if not lowest <= value <= highest:

@@ -22,6 +22,7 @@ COMMANDS = [
     ["run"],
     ["discover"],
     ["segment"],
+    ["transport"],
     ["check"],
     ["plan"],
     ["schema"],
