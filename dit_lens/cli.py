@@ -577,8 +577,8 @@ def _parse_strengths(text: str) -> tuple[float, ...]:
         found = []
     if not 1 <= len(found) <= most:
         raise BadInput(
-            f"--strength {text!r}: write start:stop:count, such as 0:1:5, with a count from 2 to {most}; or at "
-            f"most {most} numbers separated by commas, such as 0.5,1"
+            f"--strength {text!r}: write start:stop:count, such as 0:1:5, with a count from 2 to {most}; "
+            f"or at most {most} numbers separated by commas, such as 0.5,1"
         )
     for value in found:
         # NaN compares false, and is refused as well.
