@@ -1,37 +1,42 @@
-"""Carrying over from prompts and from pictures, as stages of an analysis: plans, and resumable runs."""
+"""Carrying from one prompt's run into another's, as a stage of an analysis: its plan, and a resumable run.
+
+Carrying from pictures and Detail Guidance have modules of their own; all are named here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dit_lens.analysis_effects import naming
+from dit_lens.analysis_guidance import plan_guidance, run_guidance
+from dit_lens.analysis_transport_image import plan_image, run_image
+from dit_lens.analysis_transport_shared import (
+    CarryPictures,
+    Say,
+    carry_measures,
+    cases_of,
+    run_study_of,
+    setting_of,
+    stand_ins,
+)
 from dit_lens.analysis_transport_spec import GuidanceSpec, SourceSpec, TransportSpec
-from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
-    from dit_lens.methods.measures import Measures
-    from dit_lens.methods.questions import Setting
     from dit_lens.methods.study import StudyPlan
-    from dit_lens.methods.transport import CarryResult, CarryStudy, Case, Pair
+    from dit_lens.methods.transport import CarryStudy, Case, Pair
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
     from dit_lens.run.records import RunFolder
 
-__all__ = ["GuidanceSpec", "SourceSpec", "TransportSpec", "plan_text", "run_text"]
-
-Say = Callable[[str], None]
-
-KIND = "carry"
-"""Of the pictures that these stages keep."""
+__all__ = [
+    "GuidanceSpec", "SourceSpec", "TransportSpec",
+    "plan_text", "run_text", "plan_image", "run_image", "plan_guidance", "run_guidance",
+]  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------- text: from a prompt
 def plan_text(
     spec: TransportSpec,
     lens: DiTLens,
@@ -46,7 +51,7 @@ def plan_text(
     Raises:
         BadInput: naming the key under `transport` that does not fit.
     """
-    sampling, stats, massive = _stand_ins(spec.steps, lens, sampling, top_k)
+    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
     study = text_study(spec, lens, sampling, stats, massive, seeds=seeds, arms_per_forward=arms_per_forward)
     with naming("transport"):
         return study.plan()
@@ -79,9 +84,9 @@ def run_text(
 
     sampling = sampling.overridden({"steps": spec.steps})
     study = text_study(spec, lens, sampling, stats, massive, seeds=seeds, arms_per_forward=arms_per_forward)
-    far = [case.unit for case in _cases(study) if case.group == _widest(study)]
+    far = [case.unit for case in cases_of(study) if case.group == _widest(study)]
     gallery = CarryPictures(folder, tuple(dict.fromkeys(far))[: spec.gallery], side="forward")
-    result = _run(study, folder, gallery, progress, say, "Carrying from prompts")
+    result = run_study_of(study, folder, gallery, progress, say, "Carrying from prompts")
     folder.write_table("transport_effects", result.effects)
     answered = Transport("transport_text").answer(result.effects, metrics=study.measures.names)
     for name, table in answered.tables.items():
@@ -113,7 +118,7 @@ def text_study(
     given = (*(spec.pairs or ()), *(spec.far_pairs or ()))
     with naming("transport.pairs"):
         pairs = read_pairs(given, attributes="moved" in measures.names)
-    setting = _setting(spec, lens, sampling, stats, massive)
+    setting = setting_of(spec, lens, sampling, stats, massive)
     with naming("transport"):
         core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS))
         partial = family_carries(setting, [MASSIVE], strengths=spec.strengths)
@@ -156,134 +161,8 @@ def _fair_for_k(spec: TransportSpec) -> str:
     return next((kind for kind in kinds if kind in spec.controls), kinds[0])
 
 
-def _cases(study: CarryStudy) -> list[Case]:
-    return [case for bundle in study.bundles for case in bundle]
-
-
 def _widest(study: CarryStudy) -> str:
     from dit_lens.methods.transport.pairs import EVERYTHING
 
-    groups = [case.group for case in _cases(study)]
+    groups = [case.group for case in cases_of(study)]
     return EVERYTHING if EVERYTHING in groups else groups[0]
-
-
-# ----------------------------------------------------------------------------------------------- shared
-def carry_measures(lens: DiTLens, clip: str | None) -> Measures:
-    """The metrics of carrying that can be measured on a model; `clip` as in `default_measures`."""
-    from dit_lens.methods.measures import default_measures
-    from dit_lens.methods.transport.study import METRICS
-
-    every = default_measures(lens, clip=clip)
-    names = [name for name in every.names if name in METRICS or name.startswith("moved.")]
-    ordered = sorted(names, key=lambda name: METRICS.index(name) if name in METRICS else len(METRICS))
-    return replace(every, names=tuple(ordered))
-
-
-def _setting(
-    spec: TransportSpec, lens: DiTLens, sampling: Sampling, stats: ChannelStatistics, massive: ChannelSet
-) -> Setting:
-    from dit_lens.methods.questions import Setting
-
-    if massive.is_empty:
-        raise BadInput(
-            "The rule finds no massive channel in any block, so there is nothing to carry. Choose channels "
-            "by top_k, or by a lower ratio."
-        )
-    return Setting(
-        massive=massive,
-        stats=stats,
-        num_blocks=lens.num_blocks,
-        num_steps=sampling.steps,
-        stream=massive.stream,
-        controls={str(kind): draws for kind, draws in spec.controls.items()},
-        seed=spec.draw_seed,
-    )
-
-
-def _stand_ins(
-    steps: int | None, lens: DiTLens, sampling: Sampling, top_k: int
-) -> tuple[Sampling, ChannelStatistics, ChannelSet]:
-    """The stage's sampling, and channels that cost what those that discovery will choose cost."""
-    import numpy as np
-
-    from dit_lens.methods.placeholder_statistics import placeholder_statistics
-
-    sampling = sampling.overridden({"steps": steps})
-    stats = placeholder_statistics(lens, sampling, np.linspace(1.0, 0.0, sampling.steps + 1))
-    return sampling, stats, stats.select(top_k=top_k)
-
-
-def _run(
-    study: CarryStudy,
-    folder: RunFolder,
-    gallery: CarryPictures,
-    progress: bool,
-    say: Say | None,
-    what: str,
-) -> CarryResult:
-    from dit_lens.run.cells import CellStore
-
-    if say is not None:
-        each = len(_cases(study)[0].carries)
-        say(f"{what}: {len(study.bundles)} bundles, about {each} ways each.")
-    result = study.run(
-        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=progress, say=say
-    )
-    if say is not None and result.known:
-        say(f"{result.known} of {result.known + result.computed} results were known.")
-    return result
-
-
-@dataclass(eq=False)
-class CarryPictures:
-    """Pictures for the report, kept in the run folder as they are made.
-
-    Per unit: both unedited ends, massive channels at every strength, and every other way at strength 1; of
-    the blends the middle strength.
-    """
-
-    folder: RunFolder
-    units: tuple[str, ...]
-    side: str
-    prefix: str = "carry"
-    middle: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.there = {entry.file for entry in self.folder.images() if entry.kind == KIND}
-
-    def _file(self, case: Case, name: str) -> str:
-        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}-{name}"
-
-    def wants(self, case: Case, name: str) -> bool:
-        """Whether this picture belongs to the gallery and is not there yet."""
-        if case.unit not in self.units or case.side != self.side:
-            return False
-        if self._caption(case, name) is None:
-            return False
-        return f"{self._file(case, name)}.png" not in self.there
-
-    def _caption(self, case: Case, name: str) -> str | None:
-        """The picture's caption; None for what the gallery does not show."""
-        from dit_lens.methods.transport.blends import KINDS
-
-        if name in ("target", "source"):
-            return name
-        carry = next(each for each in case.carries if each.name == name)
-        if carry.axis or carry.draw:
-            return None
-        if carry.family in KINDS:
-            return carry.caption if carry.strength == self.middle else None
-        return carry.caption
-
-    def keep(self, case: Case, name: str, image: Image) -> None:
-        """Write one picture."""
-        file = self._file(case, name)
-        self.folder.write_image(
-            file,
-            image,
-            prompt=case.target,
-            seed=case.seed,
-            caption=self._caption(case, name) or "",
-            kind=KIND,
-        )
-        self.there.add(f"{file}.png")

@@ -1,0 +1,171 @@
+"""Detail Guidance as a stage of an analysis: its plan, and a resumable run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dit_lens.analysis_effects import naming
+from dit_lens.analysis_transport_shared import Say, stand_ins
+from dit_lens.analysis_transport_spec import GuidanceSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dit_lens.methods.answers import Answer
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.methods.study import StudyPlan
+    from dit_lens.methods.transport.guidance import GuidanceStudy
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+    from dit_lens.run.records import RunFolder
+
+
+def plan_guidance(
+    spec: GuidanceSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    top_k: int = 4,
+    arms_per_forward: int | None = None,
+) -> StudyPlan:
+    """Check `detail_guidance` against a model and price it; the transformer does not run.
+
+    Raises:
+        BadInput: naming the key under `guidance` that does not fit.
+    """
+    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
+    with naming("guidance"):
+        return guidance_study(
+            spec,
+            lens,
+            sampling,
+            stats,
+            massive,
+            prompts=prompts,
+            seeds=seeds,
+            arms_per_forward=arms_per_forward,
+        ).plan()
+
+
+def run_guidance(
+    spec: GuidanceSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    stats: ChannelStatistics,
+    massive: ChannelSet,
+    folder: RunFolder,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    arms_per_forward: int | None = None,
+    progress: bool = True,
+    say: Say | None = None,
+) -> tuple[Answer, ...]:
+    """Run what the folder does not hold yet; write tables and pictures, and return the answers.
+
+    Tables: `guidance`, and every single value in `guidance_effects`.
+
+    Args:
+        prompts: held-out prompts, of which the spec takes the first ones.
+
+    Raises:
+        BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
+    """
+    from dit_lens.methods.questions.detail_guidance import answer
+    from dit_lens.run.cells import CellStore
+
+    sampling = sampling.overridden({"steps": spec.steps})
+    with naming("guidance"):
+        study = guidance_study(
+            spec,
+            lens,
+            sampling,
+            stats,
+            massive,
+            prompts=prompts,
+            seeds=seeds,
+            arms_per_forward=arms_per_forward,
+        )
+    if say is not None:
+        say(f"Guidance: {len(study.guided)} guidances of {len(study.prompts)} prompts.")
+    gallery = GuidePictures(folder, study.prompts[: spec.gallery], study.cfg[0])
+    effects = study.run(
+        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=progress
+    )
+    folder.write_table("guidance_effects", effects)
+    answered = answer(effects, metrics=study.measures.names)
+    for name, table in answered.tables.items():
+        folder.write_table(name, table)
+    return answered.answers
+
+
+def guidance_study(
+    spec: GuidanceSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    stats: ChannelStatistics,
+    massive: ChannelSet,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    arms_per_forward: int | None = None,
+) -> GuidanceStudy:
+    """The study behind `detail_guidance`."""
+    from dit_lens.methods.controls import controls
+    from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.transport.guidance import METRICS, GuidanceStudy, Guided
+    from dit_lens.model.hook_points import parse_blocks
+
+    every = default_measures(lens, spec.metrics, clip=spec.alignment)
+    wanted = spec.metrics or tuple(name for name in METRICS if name in every.names)
+    blocks = parse_blocks(spec.blocks, lens.num_blocks)
+    window = controls(massive, stats, "random_rank_window", seed=spec.draw_seed)[0].channels
+    assert window is not None
+    guided = tuple(
+        Guided(family, float(weight), {b: tuple(held.blocks.get(b, ())) for b in blocks}, massive.stream)
+        for family, held in (("massive", massive), ("random_rank_window", window))
+        for weight in spec.weights
+    )
+    cfg = tuple(on for on in spec.cfg if sampling.guided or not on) or (False,)
+    return GuidanceStudy(
+        lens,
+        guided,
+        tuple(prompts)[: spec.prompts],
+        tuple(spec.seeds or seeds),
+        cfg,
+        sampling,
+        replace(every, names=tuple(wanted)),
+        arms_per_forward,
+    )
+
+
+@dataclass(eq=False)
+class GuidePictures:
+    """Pictures of guidance for the report: the unguided image, and every weight of every family."""
+
+    folder: RunFolder
+    prompts: tuple[str, ...]
+    cfg: bool
+
+    def __post_init__(self) -> None:
+        self.there = {entry.file for entry in self.folder.images() if entry.kind == "guide"}
+
+    def _file(self, name: str, prompt: str, seed: int) -> str:
+        return f"guide-{self.prompts.index(prompt):02d}-seed-{seed}-{name}"
+
+    def wants(self, name: str, prompt: str, seed: int, cfg: bool) -> bool:
+        """Whether this picture belongs to the gallery and is not there yet."""
+        shown = prompt in self.prompts and cfg == self.cfg
+        return shown and f"{self._file(name, prompt, seed)}.png" not in self.there
+
+    def keep(self, name: str, prompt: str, seed: int, cfg: bool, image: Image) -> None:
+        """Write one picture."""
+        file = self._file(name, prompt, seed)
+        family, _, weight = name.partition(".w-")
+        caption = f"{family} {weight}" if weight else "target"
+        self.folder.write_image(file, image, prompt=prompt, seed=seed, caption=caption, kind="guide")
+        self.there.add(f"{file}.png")

@@ -1,0 +1,255 @@
+"""Carrying from pictures into a prompt's run, as a stage of an analysis: its plan, and a resumable run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dit_lens.analysis_effects import naming
+from dit_lens.analysis_transport_shared import (
+    CarryPictures,
+    Say,
+    carry_measures,
+    run_study_of,
+    setting_of,
+    stand_ins,
+)
+from dit_lens.analysis_transport_spec import SourceSpec, TransportSpec
+from dit_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from dit_lens.methods.answers import Answer
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.methods.spatial import Mask
+    from dit_lens.methods.study import StudyPlan
+    from dit_lens.methods.transport import CarryStudy, Case
+    from dit_lens.methods.transport.pictures import Picture
+    from dit_lens.model.given import GivenPath
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+    from dit_lens.run.records import RunFolder
+
+
+def plan_image(
+    spec: TransportSpec,
+    source: SourceSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int] = (0,),
+    top_k: int = 4,
+    arms_per_forward: int | None = None,
+) -> StudyPlan:
+    """Check `transport_image` against a model and price it; the transformer does not run.
+
+    The pictures are read and checked, and stand in for their latents; undoing the sampler from them comes on
+    top, about as many forwards for a picture as for an image, eight times.
+
+    Raises:
+        BadInput: naming the key under `transport` or `source` that does not fit.
+    """
+    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
+    pictures = source_pictures(source, lens, sampling)
+    _mask_block(source, lens)
+    _mask_file(source, lens, sampling)
+    made = [
+        (picture, origin, _stand_in_path(lens, sampling, picture))
+        for picture in pictures
+        for origin in source.origins
+    ]
+    study = image_study(
+        spec,
+        lens,
+        sampling,
+        stats,
+        massive,
+        [(p, o, path, "all") for p, o, path in made],
+        seeds=(spec.seeds or seeds)[:1],
+        arms_per_forward=arms_per_forward,
+    )
+    with naming("transport"):
+        return study.plan()
+
+
+def run_image(
+    spec: TransportSpec,
+    source: SourceSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    stats: ChannelStatistics,
+    massive: ChannelSet,
+    folder: RunFolder,
+    *,
+    seeds: Sequence[int] = (0,),
+    arms_per_forward: int | None = None,
+    progress: bool = True,
+    say: Say | None = None,
+) -> tuple[Answer, ...]:
+    """Run what the folder does not hold yet; write tables and pictures, and return the answers.
+
+    Tables: `transport_image`, every single value in `transport_image_effects`, and `inversions` (how well
+    sampling from an inverted path leads back to its picture, dB).
+
+    Raises:
+        BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
+    """
+    import pandas as pd
+
+    from dit_lens.methods.questions.transport import Transport
+    from dit_lens.methods.transport.pictures import FOLDER, Paths, subject, tokens_of
+
+    sampling = sampling.overridden({"steps": spec.steps})
+    pictures = source_pictures(source, lens, sampling)
+    given = _mask_file(source, lens, sampling)
+    block = _mask_block(source, lens)
+    seed = (spec.seeds or tuple(seeds))[0]
+    paths = Paths(lens, sampling, folder.path / FOLDER)
+    made, inversions = [], []
+    if say is not None:
+        say(f"Pictures: {len(pictures)}, {' and '.join(source.origins)}.")
+    for picture in pictures:
+        for origin in source.origins:
+            path, psnr = paths.of(picture, origin, seed)
+            if psnr is not None:
+                inversions.append((picture.unit, picture.shows or "", psnr))
+            tokens: Any = "all"
+            if given is not None:
+                tokens = given
+            elif source.mask == "segment":
+                with naming("source.mask_block"):
+                    mask = subject(lens, path, massive, block=block, seed=seed, sampling=sampling)
+                tokens = tokens_of(mask, picture, say)
+            made.append((picture, origin, path, tokens))
+    study = image_study(
+        spec, lens, sampling, stats, massive, made, seeds=(seed,), arms_per_forward=arms_per_forward
+    )
+    units = tuple(dict.fromkeys(picture.unit for picture in pictures))[: spec.gallery]
+    gallery = CarryPictures(folder, units, side=source.origins[0], prefix="carry-image")
+    result = run_study_of(study, folder, gallery, progress, say, "Carrying from pictures")
+    folder.write_table("transport_image_effects", result.effects)
+    folder.write_table("inversions", pd.DataFrame(inversions, columns=["unit", "shows", "psnr"]))
+    answered = Transport("transport_image").answer(result.effects, metrics=study.measures.names)
+    for name, table in answered.tables.items():
+        folder.write_table(name, table)
+    return answered.answers
+
+
+def image_study(
+    spec: TransportSpec,
+    lens: DiTLens,
+    sampling: Sampling,
+    stats: ChannelStatistics,
+    massive: ChannelSet,
+    made: Sequence[tuple[Picture, str, GivenPath, Any]],
+    *,
+    seeds: Sequence[int] = (0,),
+    arms_per_forward: int | None = None,
+) -> CarryStudy:
+    """The study behind `transport_image`: a bundle for every picture and target, with all its origins.
+
+    Args:
+        made: picture, origin, latents at every noise level, and the tokens to carry.
+
+    Raises:
+        BadInput: naming the key under `transport` that does not fit.
+    """
+    from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor
+    from dit_lens.methods.transport.arms import BOUNDS, MASSIVE, family_carries
+    from dit_lens.methods.transport.pairs import EVERYTHING
+
+    with naming("transport"):
+        measures = carry_measures(lens, spec.alignment)
+    setting = setting_of(spec, lens, sampling, stats, massive)
+    units = list(dict.fromkeys(picture.unit for picture, *_ in made))
+    graded = set(units[: spec.strength_pairs])
+    mixtures = [
+        Carry(Blend(kind, float(s)), kind, float(s))
+        for kind in ("latent_blend", "pixel_blend")
+        for s in (0.0, *spec.strengths, 1.0)
+    ]
+    bundles: dict[tuple[str, int], list[Case]] = {}
+    for seed in seeds:
+        for picture, origin, path, tokens in made:
+            with naming("transport"):
+                core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS), tokens=tokens)
+                partial = family_carries(setting, [MASSIVE], strengths=spec.strengths, tokens=tokens)
+            carries = (*core, *mixtures, *(partial if picture.unit in graded else ()))
+            donor = Donor(picture.prompt, picture.shows, path)
+            case = Case(picture.target, seed, donor, carries, picture.unit, EVERYTHING, origin)
+            bundles.setdefault((picture.unit, seed), []).append(case)
+    return CarryStudy(lens, tuple(map(tuple, bundles.values())), sampling, measures, arms_per_forward)
+
+
+def source_pictures(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> tuple[Picture, ...]:
+    """The pictures that a spec names, each with its target.
+
+    Raises:
+        BadInput: a picture that cannot be read or is of another size, scenes on another model.
+    """
+    from dit_lens import zoo
+    from dit_lens.methods.transport.pictures import Picture, rendered
+    from dit_lens.model.pictures import read_picture
+
+    size = (sampling.height, sampling.width)
+    if source.image is not None:
+        with naming("source.image"):
+            pixels = read_picture(source.image, size, background=source.background, resize=source.resize)
+        assert source.targets is not None
+        return tuple(
+            Picture(f"picture-{i:03d}", pixels, source.shows, source.prompt or "", target)
+            for i, target in enumerate(source.targets)
+        )
+    if lens.name not in zoo.names():
+        raise BadInput(
+            f"source.image is missing: scenes can be rendered for the embedded models alone, and this is "
+            f"{lens.name}. Name a picture, and source.targets."
+        )
+    with naming("source.scenes"):
+        found = rendered(source.scenes, source.scene_seed, size, prompt=source.prompt)
+    if source.targets is None:
+        return found
+    if len(source.targets) != len(found):
+        raise BadInput(
+            f"source.targets: {len(source.targets)} prompts for {len(found)} scenes; give one for each, "
+            "or none."
+        )
+    return tuple(replace(p, target=target) for p, target in zip(found, source.targets, strict=True))
+
+
+def _mask_block(source: SourceSpec, lens: DiTLens) -> int:
+    from dit_lens.model.hook_points import parse_blocks
+
+    with naming("source.mask_block"):
+        blocks = parse_blocks(source.mask_block, lens.num_blocks)
+        if len(blocks) != 1:
+            raise BadInput(f"{source.mask_block!r} names {len(blocks)} blocks; name one.")
+    return blocks[0]
+
+
+def _mask_file(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> Mask | None:
+    """The mask of a file; None where none was named.
+
+    Raises:
+        BadInput: no mask, of another size, or empty.
+    """
+    from dit_lens.methods.spatial import Mask
+
+    if source.mask in ("segment", "whole"):
+        return None
+    with naming("source.mask"):
+        mask = Mask.load(source.mask, lens.token_grid(sampling.height, sampling.width))
+        if mask.is_empty:
+            raise BadInput(f"{source.mask} covers no token, so nothing would be carried.")
+    return mask
+
+
+def _stand_in_path(lens: DiTLens, sampling: Sampling, picture: Picture) -> GivenPath:
+    """A path of the right shape and no meaning, to be planned with."""
+    import torch
+
+    from dit_lens.model.given import GivenPath
+
+    start = lens.prepare_rows([picture.target], [0], sampling)
+    shape = (sampling.steps + 1, *start.latents.shape[1:])
+    return GivenPath(torch.zeros(shape), tuple(start.sigmas.tolist()), picture.prompt, seed=0)

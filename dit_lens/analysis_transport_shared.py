@@ -1,0 +1,158 @@
+"""What carrying from prompts and from pictures share: metrics, setting, running, pictures for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dit_lens.analysis_transport_spec import TransportSpec
+from dit_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.methods.measures import Measures
+    from dit_lens.methods.questions import Setting
+    from dit_lens.methods.transport import CarryResult, CarryStudy, Case
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling
+    from dit_lens.run.records import RunFolder
+
+Say = Callable[[str], None]
+
+KIND = "carry"
+"""Of the pictures that these stages keep."""
+
+
+def carry_measures(lens: DiTLens, clip: str | None) -> Measures:
+    """The metrics of carrying that can be measured on a model; `clip` as in `default_measures`."""
+    from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.transport.study import METRICS
+
+    every = default_measures(lens, clip=clip)
+    names = [name for name in every.names if name in METRICS or name.startswith("moved.")]
+    ordered = sorted(names, key=lambda name: METRICS.index(name) if name in METRICS else len(METRICS))
+    return replace(every, names=tuple(ordered))
+
+
+def setting_of(
+    spec: TransportSpec, lens: DiTLens, sampling: Sampling, stats: ChannelStatistics, massive: ChannelSet
+) -> Setting:
+    """What the arms of carrying are declared for.
+
+    Raises:
+        BadInput: no massive channel.
+    """
+    from dit_lens.methods.questions import Setting
+
+    if massive.is_empty:
+        raise BadInput(
+            "The rule finds no massive channel in any block, so there is nothing to carry. Choose channels "
+            "by top_k, or by a lower ratio."
+        )
+    return Setting(
+        massive=massive,
+        stats=stats,
+        num_blocks=lens.num_blocks,
+        num_steps=sampling.steps,
+        stream=massive.stream,
+        controls={str(kind): draws for kind, draws in spec.controls.items()},
+        seed=spec.draw_seed,
+    )
+
+
+def stand_ins(
+    steps: int | None, lens: DiTLens, sampling: Sampling, top_k: int
+) -> tuple[Sampling, ChannelStatistics, ChannelSet]:
+    """The stage's sampling, and channels that cost what those that discovery will choose cost."""
+    import numpy as np
+
+    from dit_lens.methods.placeholder_statistics import placeholder_statistics
+
+    sampling = sampling.overridden({"steps": steps})
+    stats = placeholder_statistics(lens, sampling, np.linspace(1.0, 0.0, sampling.steps + 1))
+    return sampling, stats, stats.select(top_k=top_k)
+
+
+def run_study_of(
+    study: CarryStudy,
+    folder: RunFolder,
+    gallery: CarryPictures,
+    progress: bool,
+    say: Say | None,
+    what: str,
+) -> CarryResult:
+    """Run what the folder does not hold of a study, and keep the pictures that the gallery wants."""
+    from dit_lens.run.cells import CellStore
+
+    if say is not None:
+        each = len(cases_of(study)[0].carries)
+        say(f"{what}: {len(study.bundles)} bundles, about {each} ways each.")
+    result = study.run(
+        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=progress, say=say
+    )
+    if say is not None and result.known:
+        say(f"{result.known} of {result.known + result.computed} results were known.")
+    return result
+
+
+@dataclass(eq=False)
+class CarryPictures:
+    """Pictures for the report, kept in the run folder as they are made.
+
+    Per unit: both unedited ends, massive channels at every strength, and every other way at strength 1; of
+    the blends the middle strength.
+    """
+
+    folder: RunFolder
+    units: tuple[str, ...]
+    side: str
+    prefix: str = "carry"
+    middle: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.there = {entry.file for entry in self.folder.images() if entry.kind == KIND}
+
+    def _file(self, case: Case, name: str) -> str:
+        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}-{name}"
+
+    def wants(self, case: Case, name: str) -> bool:
+        """Whether this picture belongs to the gallery and is not there yet."""
+        if case.unit not in self.units or case.side != self.side:
+            return False
+        if self._caption(case, name) is None:
+            return False
+        return f"{self._file(case, name)}.png" not in self.there
+
+    def _caption(self, case: Case, name: str) -> str | None:
+        """The picture's caption; None for what the gallery does not show."""
+        from dit_lens.methods.transport.blends import KINDS
+
+        if name in ("target", "source"):
+            return name
+        carry = next(each for each in case.carries if each.name == name)
+        if carry.axis or carry.draw:
+            return None
+        if carry.family in KINDS:
+            return carry.caption if carry.strength == self.middle else None
+        return carry.caption
+
+    def keep(self, case: Case, name: str, image: Image) -> None:
+        """Write one picture."""
+        file = self._file(case, name)
+        self.folder.write_image(
+            file,
+            image,
+            prompt=case.target,
+            seed=case.seed,
+            caption=self._caption(case, name) or "",
+            kind=KIND,
+        )
+        self.there.add(f"{file}.png")
+
+
+def cases_of(study: CarryStudy) -> list[Case]:
+    """All cases of a study."""
+    return [case for bundle in study.bundles for case in bundle]
