@@ -29,13 +29,20 @@ if TYPE_CHECKING:
         Mean,
         Noise,
         Patch,
+        PatchMatched,
         Resample,
         Scale,
         TokenShuffle,
         Zero,
     )
+    from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
     from dit_lens.methods.controls import controls
+    from dit_lens.methods.map_cells import EffectMap
+    from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.patching import effect_map
+    from dit_lens.methods.spatial import Mask, segment_prompt
+    from dit_lens.methods.study import run_study
     from dit_lens.model.hook_points import HookPoint
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.loading import load
@@ -67,6 +74,16 @@ _HOMES = {
     "TokenShuffle": "dit_lens.graph.interventions",
     "Patch": "dit_lens.graph.interventions",
     "EnergyMatched": "dit_lens.graph.interventions",
+    "PatchMatched": "dit_lens.graph.interventions",
+    "effect_map": "dit_lens.methods.patching",
+    "EffectMap": "dit_lens.methods.map_cells",
+    "Arm": "dit_lens.methods.arms",
+    "CLEAN": "dit_lens.methods.arms",
+    "ablation_arm": "dit_lens.methods.arms",
+    "default_measures": "dit_lens.methods.measures",
+    "run_study": "dit_lens.methods.study",
+    "segment_prompt": "dit_lens.methods.spatial",
+    "Mask": "dit_lens.methods.spatial",
     "run_analysis": "dit_lens.analysis",
     "plots": "dit_lens.report.plots",
 }
@@ -97,6 +114,16 @@ __all__ = [
     "TokenShuffle",
     "Patch",
     "EnergyMatched",
+    "PatchMatched",
+    "effect_map",
+    "EffectMap",
+    "Arm",
+    "CLEAN",
+    "ablation_arm",
+    "default_measures",
+    "run_study",
+    "segment_prompt",
+    "Mask",
     "run_analysis",
     "plots",
     "DitLensError",

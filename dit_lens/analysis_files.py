@@ -121,6 +121,7 @@ def _build(
     if isinstance(data["name"], str):
         data.setdefault("title", data["name"].replace("_", " ").capitalize())
     _pin_local_model(data)
+    _pin_truth(data, folder)
     try:
         return AnalysisSpec.model_validate(data)
     except ValidationError as error:
@@ -143,6 +144,15 @@ def _pin_local_model(data: dict[str, Any]) -> None:
     folder = Path(model["name"]).expanduser()
     if folder.is_dir():
         data["model"] = {**model, "name": str(folder.resolve())}
+
+
+def _pin_truth(data: dict[str, Any], folder: Path) -> None:
+    """Likewise a folder of masks; other truths are names."""
+    spatial = data.get("spatial")
+    if isinstance(spatial, dict) and isinstance(truth := spatial.get("truth"), str):
+        place = folder / Path(truth).expanduser()
+        if place.is_dir():
+            spatial["truth"] = str(place.resolve())
 
 
 def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:

@@ -84,6 +84,14 @@ def test_a_relative_model_folder_is_pinned(tmp_path: Path, monkeypatch: pytest.M
     assert read_spec({**LEAST, "model": "org/mine"}).model.name == "org/mine"
 
 
+def test_a_relative_folder_of_masks_is_pinned(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    text = "model: m\nprompts: [a]\nseeds: [0]\nsections: [spatial]\neffects: {prompts: [b]}\n"
+    text += "spatial: {truth: %s}\n"
+    assert read_spec(write(tmp_path, text % "masks")).spatial.truth == str((tmp_path / "masks").resolve())
+    assert read_spec(write(tmp_path, text % "picture")).spatial.truth == "picture"
+
+
 # ------------------------------------------------------------------------------------------ overrides
 def test_overrides_are_typed_by_yaml() -> None:
     spec = read_spec(

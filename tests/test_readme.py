@@ -24,7 +24,10 @@ def test_its_analysis_is_valid() -> None:
     (text,) = BLOCKS["yaml"]
     data = yaml.safe_load(text)
     data["prompts"] = str(packaged_folder() / data["prompts"])
-    assert len(read_spec(data).prompts) > 1
+    data["effects"]["prompts"] = str(packaged_folder() / data["effects"]["prompts"])
+    spec = read_spec(data)
+    assert len(spec.prompts) > 1
+    assert spec.effect_sections
 
 
 @pytest.mark.pure
