@@ -1,14 +1,10 @@
-"""Laws of the edits: what is exact, what is left alone, what is refused."""
+"""Laws of the edits: what is exact, what is left alone."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,93 +12,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import (
-    OPERATIONS,
     PARTS,
     Add,
     Clamp,
-    EnergyMatched,
     Identity,
     Intervention,
     Material,
     Mean,
     Noise,
     Patch,
-    PatchMatched,
     Resample,
     Scale,
     Site,
     TokenShuffle,
     Zero,
-    from_data,
-    json_schema,
+)
+from tests.graph.edit_cases import (
+    EDITS,
+    TOLERANCE,
+    activation,
+    addressed,
+    cases,
+    close,
+    dataset_mean,
+    every_edit,
+    every_part,
+    material,
 )
 
 pytestmark = pytest.mark.pure
-
-# Rounding of a mean, a subtraction and an addition.
-TOLERANCE = 8 * torch.finfo(torch.float32).eps
-
-EDITS: dict[str, Callable[[str], Intervention]] = {
-    "identity": lambda part: Identity(part=part),
-    "zero": lambda part: Zero(part=part),
-    "mean token": lambda part: Mean(part=part),
-    "mean dataset": lambda part: Mean("dataset", part=part),
-    "scale": lambda part: Scale(-1.5, part=part),
-    "clamp": lambda part: Clamp(0.8, part=part),
-    "add": lambda part: Add(2.5, part=part),
-    "noise": lambda part: Noise(0.5, part=part),
-    "resample": lambda part: Resample(part=part),
-    "token_shuffle": lambda part: TokenShuffle(part=part),
-    "patch": lambda part: Patch(0.3, part=part),
-}
-every_edit = pytest.mark.parametrize("name", list(EDITS))
-every_part = pytest.mark.parametrize("part", PARTS)
-
-
-def activation(rows: int, tokens: int, channels: int, seed: int) -> torch.Tensor:
-    """Ordinary channels beside one that is large and nearly constant, as in a diffusion transformer."""
-    x = torch.randn(rows, tokens, channels, generator=torch.Generator().manual_seed(seed))
-    x[..., seed % channels] = x[..., seed % channels] * 0.5 + 60
-    return x
-
-
-def dataset_mean(x: torch.Tensor, seed: int) -> torch.Tensor:
-    return activation(1, *x.shape[1:], seed + 7)[0]
-
-
-def material(op: Intervention, x: torch.Tensor, seed: int = 3) -> Material:
-    """Everything an edit may ask for, of the right shapes."""
-    source = dataset_mean(x, seed) if isinstance(op, Mean) else activation(*x.shape, seed + 1)
-    bounds = torch.stack([torch.full(x.shape[-1:], -0.4), torch.full(x.shape[-1:], 0.5)])
-    return Material(source, bounds, torch.Generator().manual_seed(seed))
-
-
-@st.composite
-def cases(draw: st.DrawFn, min_tokens: int = 1) -> tuple[torch.Tensor, Site]:
-    """An activation and a site in it."""
-    tokens, channels = draw(st.integers(min_tokens, 7)), draw(st.integers(1, 6))
-    x = activation(draw(st.integers(1, 3)), tokens, channels, draw(st.integers(0, 99)))
-
-    def some(size: int) -> st.SearchStrategy[Any]:
-        return st.none() | st.lists(st.integers(0, size - 1), unique=True, min_size=1)
-
-    return x, Site(draw(some(channels)), draw(some(tokens)))
-
-
-def addressed(x: torch.Tensor, site: Site) -> torch.Tensor:
-    """A mask [rows, tokens, channels] of the site, made entry by entry."""
-    mask = torch.zeros(x.shape, dtype=torch.bool)
-    for token in range(x.shape[1]) if site.tokens is None else site.tokens:
-        for channel in range(x.shape[2]) if site.channels is None else site.channels:
-            mask[:, token, channel] = True
-    return mask
-
-
-def close(a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> bool:
-    """Equal up to rounding of numbers as large as those of `x` and its materials."""
-    return (a - b).abs().max().item() <= 4 * TOLERANCE * max(x.abs().max().item(), 70.0)
 
 
 # ------------------------------------------------------------------------------------- laws of every edit
@@ -387,283 +326,3 @@ def test_gradients_pass_through() -> None:
     x = activation(1, 3, 2, 0).requires_grad_()
     Scale(3.0, part="mean").apply(x, Site((0,))).sum().backward()
     assert torch.allclose(x.grad[0], torch.tensor([[3.0, 1.0]]).expand(3, 2))
-
-
-# ------------------------------------------------------------------------------------------ energy matched
-@st.composite
-def energy_cases(draw: st.DrawFn) -> tuple[torch.Tensor, tuple[int, ...], Site]:
-    """An activation, treatment channels, and a control site of as many or more other channels."""
-    channels, tokens = draw(st.integers(4, 12)), draw(st.integers(1, 6))
-    x = activation(draw(st.integers(1, 3)), tokens, channels, draw(st.integers(0, 99)))
-    order = draw(st.permutations(range(channels)))
-    k = draw(st.integers(1, channels // 2))
-    outer = draw(st.integers(k, channels - k))
-    control = draw(st.sampled_from([None, tuple(order[k : k + outer])]))
-    where = draw(st.none() | st.lists(st.integers(0, tokens - 1), unique=True, min_size=1))
-    return x, tuple(order[:k]), Site(control, where)
-
-
-@every_part
-@settings(max_examples=40, deadline=None)
-@given(energy_cases(), st.integers(0, 2**40))
-def test_energy_matched_changes_each_token_by_what_zeroing_removes(
-    part: str, case: tuple[torch.Tensor, tuple[int, ...], Site], seed: int
-) -> None:
-    x, treatment, site = case
-    op = EnergyMatched(treatment, seed, part=part)
-    before = x.clone()
-    found = op.apply(x, site)
-    assert torch.equal(x, before)
-    removed = (x - Zero(part=part).apply(x, Site(treatment, site.tokens))).norm(dim=-1)
-    changed = (found - x).norm(dim=-1)
-    assert ((changed - removed).abs() <= 0.01 * removed + 1e-4).all()
-    assert torch.equal(found[..., list(treatment)], x[..., list(treatment)])
-    assert torch.equal(found[~addressed(x, site)], x[~addressed(x, site)])
-    assert torch.equal(op.apply(x[[0]], site)[0], found[0])
-
-
-def test_energy_matched_measured_on_massive_channels() -> None:
-    x = activation(2, 64, 32, 3)
-    treatment, control = (3, 5, 8, 13), (0, 1, 2, 4)
-    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-        y = x.to(dtype)
-        removed = (y - Zero().apply(y, Site(treatment))).double().norm(dim=-1)
-        for site in (Site(control), Site()):
-            changed = (EnergyMatched(treatment, 1).apply(y, site).double() - y.double()).norm(dim=-1)
-            assert (changed / removed - 1).abs().max() <= limit
-        unmatched = (y - Zero().apply(y, Site(control))).double().norm(dim=-1)
-        assert (unmatched / removed).max() < 0.2, "plain zeroing of other channels is far smaller"
-
-
-def test_energy_matched_keeps_the_layout_of_what_it_mimics() -> None:
-    x = activation(1, 20, 12, 2)
-    change = (EnergyMatched((2, 4), 0).apply(x, Site((7, 9))) - x)[0][:, [7, 9]]
-    removed = x[0][:, [2, 4]]
-    assert torch.allclose(change @ change.T, removed @ removed.T, rtol=1e-4, atol=1e-2)
-
-
-def test_energy_matched_follows_its_seed() -> None:
-    x = activation(1, 4, 10, 2)
-
-    def draw(seed: int) -> torch.Tensor:
-        return EnergyMatched((2, 4), seed).apply(x, Site((7, 9)))
-
-    assert torch.equal(draw(1), draw(1))
-    assert not torch.allclose(draw(1), draw(2))
-
-
-def test_energy_matched_at_every_block_displaces_as_much_as_zeroing() -> None:
-    first, written = activation(1, 6, 10, 2), activation(1, 6, 10, 3)
-    op, site = EnergyMatched((2, 4), 0), Site((7, 9))
-    once = op.apply(first, site)
-    # A second block adds to the stream. What the edit added before is taken back, so that the channels are as
-    # far from where they would be as zeroed ones; without that, both additions would stay.
-    second = first + written
-    again = op.apply(once + written, site, Material(displaced=once - first))
-    zeroed = second[..., [2, 4]].norm(dim=-1)
-    torch.testing.assert_close((again - second).norm(dim=-1), zeroed, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(again, op.apply(second, site), rtol=1e-5, atol=1e-3)
-    added_up = (op.apply(once + written, site) - second).norm(dim=-1)
-    assert not torch.allclose(added_up, zeroed, rtol=0.05)
-    assert op.welcomes == {"displaced"} and not op.needs
-
-
-def test_energy_matched_per_block() -> None:
-    op = EnergyMatched({3: (0, 1), "1": [2], 5: ()}, 4, part="mean")
-    assert op.blocks == {1: (2,), 3: (0, 1), 5: ()}
-    assert op.at_block(3) == EnergyMatched((0, 1), 4, part="mean")
-    assert op.at_block(3).at_block(7) == op.at_block(3)
-    assert hash(op) == hash(EnergyMatched(op.blocks, 4, part="mean"))
-    x = activation(1, 4, 6, 0)
-    assert op.at_block(5).apply(x) is x
-    with pytest.raises(BadInput, match="no channels at block 2; it has some at 1, 3, 5"):
-        op.at_block(2)
-    with pytest.raises(BadInput, match="at_block"):
-        op.apply(x)
-    assert Zero().at_block(3) == Zero()
-
-
-@pytest.mark.parametrize(
-    ("op", "site", "says"),
-    [
-        (EnergyMatched((0, 1)), Site((1, 2)), r"\[1\] are channels of the treatment"),
-        (EnergyMatched((0, 1)), Site((2,)), "has 2 channels and its control 1"),
-        (EnergyMatched((0, 1, 2, 3)), Site(), "address at least 4"),
-        (EnergyMatched((9,)), Site((1,)), "treatment channel 9 was named; there are 6"),
-    ],
-)
-def test_energy_matched_refuses_what_cannot_be_matched(op: EnergyMatched, site: Site, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
-        op.apply(activation(1, 3, 6, 0), site)
-
-
-# ----------------------------------------------------------------------------------------- as data and back
-ALL_OF_THEM = [
-    *(EDITS[name](part) for name in EDITS for part in PARTS),
-    Zero(ln_preserving=True),
-    Add((1, -2.5)),
-    Patch(),
-    Noise(0.1, seed=4),
-    TokenShuffle(seed=2),
-    EnergyMatched((4, 2), 9, part="residual"),
-    EnergyMatched({0: (1, 2), 11: (3,)}),
-    PatchMatched((4, 2), 0.5, part="residual"),
-    PatchMatched({0: (1, 2), 11: (3,)}),
-]
-
-
-@pytest.mark.parametrize("op", ALL_OF_THEM, ids=repr)
-def test_round_trip_through_json(op: Intervention) -> None:
-    data = op.to_data()
-    assert from_data(json.loads(json.dumps(data, allow_nan=False))) == op
-    assert set(data) == {"op", *(each.name for each in dataclasses.fields(op))}
-    assert from_data(from_data(data).to_data()).to_data() == data
-
-
-def test_every_operation_has_a_test() -> None:
-    assert {op.op for op in ALL_OF_THEM} == set(OPERATIONS)
-    for op in ALL_OF_THEM:
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            op.part = "mean"  # type: ignore[misc]
-
-
-def test_data_in_short() -> None:
-    assert from_data("token_shuffle") == TokenShuffle()
-    assert from_data({"op": "mean"}) == Mean()
-    assert Zero(part="mean").to_data() == {"op": "zero", "part": "mean", "ln_preserving": False}
-    assert Patch(0.5).to_data() == {"op": "patch", "strength": 0.5, "part": "all", "ln_preserving": False}
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        ({"op": "zeroe"}, "There is no edit 'zeroe'; there are: identity, zero, .*Did you mean 'zero'"),
-        ("suffle", "There is no edit"),
-        ({"op": 3}, "There is no edit 3"),
-        ({"op": ["zero"]}, "There is no edit"),
-        ({"part": "mean"}, "has no op"),
-        (None, "An edit is None"),
-        (["zero"], "write its name"),
-        ({"op": "patch", "strenght": 1}, "no field 'strenght'.*Did you mean 'strength'"),
-        ({"op": "zero", 7: 1}, "no field 7"),
-        ({"op": "scale"}, "scale needs factor"),
-        ({"op": "zero", "part": "residul"}, "there are: all, mean, residual. Did you mean 'residual'"),
-        ({"op": "zero", "part": ["all"]}, "part is"),
-        ({"op": "zero", "ln_preserving": 1}, "true or false"),
-        ({"op": "scale", "factor": "2"}, "factor is '2'; it must be a finite number"),
-        ({"op": "scale", "factor": True}, "factor is True"),
-        ({"op": "scale", "factor": float("nan")}, "finite"),
-        ({"op": "scale", "factor": 10**400}, "finite"),
-        ({"op": "patch", "strength": float("inf")}, "finite"),
-        ({"op": "noise", "scale": -1}, "at least 0"),
-        ({"op": "noise", "scale": 1, "seed": -1}, "seeds are whole numbers"),
-        ({"op": "token_shuffle", "seed": 1.5}, "seeds are whole numbers"),
-        ({"op": "clamp", "quantile": 0.2}, "at least 0.5 and at most 1"),
-        ({"op": "clamp", "quantile": 99}, "at least 0.5 and at most 1"),
-        ({"op": "mean", "of": "dataste"}, "Did you mean 'dataset'"),
-        ({"op": "add", "value": "1"}, "value is '1'"),
-        ({"op": "add", "value": [1, None]}, r"value\[1\] is None"),
-        ({"op": "add", "value": {"a": 1}}, "value is"),
-        ({"op": "energy_matched", "treatment_channels": [1, 1]}, "names 1 twice"),
-        ({"op": "energy_matched", "treatment_channels": "3"}, "give a list of indices"),
-        ({"op": "energy_matched", "treatment_channels": {}}, "names no block"),
-        ({"op": "energy_matched", "treatment_channels": {"x": [1]}}, "blocks are whole numbers"),
-        ({"op": "energy_matched", "treatment_channels": {"1": [-1]}}, "of block 1 holds -1"),
-    ],
-)
-def test_bad_data_says_what_exists(data: Any, says: str) -> None:
-    with pytest.raises(BadInput, match=f"(?s){says}"):
-        from_data(data)
-
-
-def test_the_schema_knows_every_field() -> None:
-    names, *alternatives = json_schema()["oneOf"]
-    by_name = {each["title"]: each for each in alternatives}
-    assert set(by_name) == set(OPERATIONS)
-    for name, kind in OPERATIONS.items():
-        assert set(by_name[name]["properties"]) == {"op", *(each.name for each in dataclasses.fields(kind))}
-    assert by_name["scale"]["required"] == ["op", "factor"]
-    assert "zero" in names["enum"] and "scale" not in names["enum"]
-    for name in names["enum"]:
-        assert from_data(name).op == name
-
-
-# ------------------------------------------------------------------------------------------------ refusals
-X = activation(2, 5, 4, 0)
-
-
-@pytest.mark.parametrize(
-    ("op", "site", "given_", "says"),
-    [
-        (Zero(), Site(channels=(4,)), Material(), "Channel 4 was addressed; there are 4, 0 to 3"),
-        (Zero(), Site(tokens=(1, 9)), Material(), "Token 9 was addressed; there are 5, 0 to 4"),
-        (Patch(), Site(), Material(), "patch needs source"),
-        (Resample(), Site(), Material(), "resample needs source"),
-        (Clamp(0.9), Site(), Material(), "clamp needs quantiles"),
-        (Noise(1), Site(), Material(), "noise needs generator"),
-        (TokenShuffle(), Site(), Material(), "token_shuffle needs generator"),
-        (Mean("dataset"), Site(), Material(), "mean needs source"),
-        (Patch(), Site(), Material(source=torch.ones(3, 5, 4)), r"needs \[2, 5, 4\] or \[1, 5, 4\]"),
-        (Patch(), Site(), Material(source=torch.ones(2, 6, 4)), r"source has shape \[2, 6, 4\]"),
-        (Patch(), Site(), Material(source=torch.ones(5, 4)), r"source has shape \[5, 4\]"),
-        (Mean("dataset"), Site(), Material(source=torch.ones(2, 5, 4)), r"needs \[4\] or \[5, 4\]"),
-        (Clamp(0.9), Site(), Material(quantiles=torch.ones(2, 3)), r"needs \[2, 4\]"),
-        (EnergyMatched((1,)), Site((0,)), Material(displaced=torch.ones(2, 5, 3)), "displaced has shape"),
-        (Add((1, 2)), Site((0, 1, 2)), Material(), "2 values were given and 3 channels"),
-        (Add((1, 2)), Site(), Material(), "2 values were given and 4 channels"),
-    ],
-)
-def test_an_edit_that_cannot_be_applied_is_refused(
-    op: Intervention, site: Site, given_: Material, says: str
-) -> None:
-    with pytest.raises(BadInput, match=says):
-        op.apply(X, site, given_)
-
-
-@pytest.mark.parametrize(
-    ("op", "site", "says"),
-    [
-        (Zero(part="mean"), Site(), "the mean part needs tokens"),
-        (Zero(part="residual"), Site(), "the residual part needs tokens"),
-        (TokenShuffle(), Site(), "token_shuffle needs tokens"),
-        (Mean(), Site(), 'of="token" needs tokens'),
-        (Zero(), Site(tokens=(0,)), "value without tokens"),
-    ],
-)
-def test_where_there_are_no_tokens(op: Intervention, site: Site, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
-        op.require((2, 4), site)
-    op.require((2, 3, 4), site)
-
-
-def test_other_layouts_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"shape \(1, 4, 8, 8\)"):
-        Zero().apply(torch.ones(1, 4, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"channels": 3}, "channels is 3; give a list"),
-        ({"channels": "all"}, "give a list"),
-        ({"channels": [1, 1]}, "names 1 twice"),
-        ({"tokens": [-1]}, "holds -1"),
-        ({"tokens": [0.0]}, "holds 0.0"),
-        ({"tokens": np.array([True, False])}, "not the mask"),
-        ({"tokens": [True, False]}, "not the mask"),
-    ],
-)
-def test_a_site_holds_indices(fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadInput, match=says):
-        Site(**fields)
-
-
-def test_sites_are_values() -> None:
-    assert Site(np.array([3, 1]), range(2)) == Site([3, 1], (0, 1))
-    assert hash(Site([3])) == hash(Site((3,)))
-
-
-def test_edits_are_declared_without_torch() -> None:
-    code = "import sys, dit_lens.graph.interventions as i; i.from_data('zero'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

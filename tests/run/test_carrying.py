@@ -200,3 +200,27 @@ def test_in_the_trained_model_everything_carried_is_the_source(embedded_lens):
     pixels = [np.asarray(each.image, dtype=int) for each in (done[source], carried, without_temb)]
     assert np.abs(pixels[1] - pixels[0]).max() <= 1
     assert np.abs(pixels[2] - pixels[0]).max() > 1
+
+
+@pytest.mark.parametrize("at", ["blocks.*.resid_post.image", "blocks.1.resid_post.image"])
+def test_energy_matched_displaces_as_much_as_zeroing_would_at_every_block(tiny_sd3_lens, monkeypatch, at):
+    seen = []
+    plain = dl.EnergyMatched.apply
+
+    def watched(op, x, site, material=NO_MATERIAL):
+        new = plain(op, x, site, material)
+        before = 0 if material.displaced is None else material.displaced
+        control = (new - x + before)[..., list(site.channels)].norm(dim=-1)
+        seen.append((control, x[..., list(op.treatment_channels)].norm(dim=-1)))
+        return new
+
+    monkeypatch.setattr(dl.EnergyMatched, "apply", watched)
+    sampling = {"steps": 2, "guidance_scale": 2.0, "max_sequence_length": 0}
+    g = dl.InterventionGraph(sampling=sampling)
+    arm = g.trajectory(prompt="a star", seed=0)
+    g.edit(arm, at=at, channels=[7, 9], op=dl.EnergyMatched((3, 5), seed=1))
+    dl.run(tiny_sd3_lens, g, images=False, sham=False, progress=False)
+    runs = [control for control, _ in seen if control.any()]
+    assert len(runs) == (4 if "*" in at else 1) * 2 * 2
+    for control, treatment in seen:
+        torch.testing.assert_close(control, treatment, rtol=1e-3, atol=1e-4)
