@@ -145,7 +145,7 @@ class CarryPictures:
         self.folder.write_image(
             file,
             image,
-            prompt=case.target,
+            prompt=(case.donor.shows or "") if name == "source" else case.target,
             seed=case.seed,
             caption=self._caption(case, name) or "",
             kind=KIND,

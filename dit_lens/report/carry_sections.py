@@ -8,28 +8,30 @@ from markupsafe import Markup
 
 from dit_lens.errors import BadInput
 from dit_lens.report import plots
+from dit_lens.report.carry_findings import attribute_sentence, curve_sentence, guidance_sentence
 from dit_lens.report.carry_pictures import pairs_of, picture_grid
-from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
-from dit_lens.report.plots.carry import (
+from dit_lens.report.carry_words import (
+    MOVED,
     OTHER_WAYS,
-    attribute_rows,
-    attribute_sentence,
     carry_metrics,
     carry_words,
-    curve_sentence,
-    guidance_sentence,
     pair_groups,
+    upper_first,
     way_column,
     way_words,
     ways,
     whole_strength,
 )
+from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
+from dit_lens.report.plots.carry import attribute_rows
 from dit_lens.report.section import RunView, Section, SectionBuilder, Tile, View
 from dit_lens.report.text import count, listing, number, percent
 from dit_lens.run.records import ImageEntry
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dit_lens.methods.answers import Answer
 
 CARRY, GUIDE = "carry", "guide"  # the kinds of the pictures of these sections
 FROM_A_PICTURE = "carry-image"  # how the file of a picture begins where both sections have some
@@ -105,10 +107,7 @@ def _finding(table: pd.DataFrame, site: dict[str, str]) -> str:
     level = _level(table, site["metric"]).dropna()
     said = [f"{number(level[family])} ({family_name(family)})" for family in families_in_order(level.index)]
     title = carry_words(site["metric"]).title
-    return (
-        f"{title[:1].upper()}{title[1:]} at strength {number(whole_strength(rows))}: "
-        f"{listing(said) or 'nothing'}."
-    )
+    return f"{upper_first(title)} at strength {number(whole_strength(rows))}: {listing(said) or 'nothing'}."
 
 
 def _tiles(table: pd.DataFrame, suffix: str) -> tuple[Tile, ...]:
@@ -176,6 +175,9 @@ def _transport(
     table = run.table(name)
     sites, total = _strength_sites(table, _primary_metric(run, question, carry_metrics(table)))
     anchor = question.replace("_", "-")
+    answers = run.answers(question)
+    attributes = _attributes(table, name, f"{anchor}-attributes", suffix, answers)
+    of_attributes = attributes[0].answers if attributes else ()
     grid, how = _pictures(run, pictures, anchor)
     reading = (
         "Strength 0 leaves the target as it is, 1 puts the source's values in place of its own. Where "
@@ -185,7 +187,7 @@ def _transport(
     if set(table["family"]) & set(OTHER_WAYS):
         reading += (
             " Beside them stands what needs no massive channels: all channels, or blending prompts, latents "
-            "or pixels."
+            "or pixels, which arrives at the source when its strength is 1."
         )
     return Section(
         id=anchor,
@@ -201,19 +203,21 @@ def _transport(
         ),
         reading=f"{how}{reading} {INTERVALS.format('pairs')}{_hidden(total, len(sites))}",
         conclusion=_finding(table, sites[0]),
-        answers=run.answers(question),
+        answers=tuple(answer for answer in answers if answer not in of_attributes),
         tiles=_tiles(table, suffix),
         table=name,
         repeat=_repeat(name, "transport", **sites[0]),
         parts=(
-            *_attributes(table, name, f"{anchor}-attributes", suffix),
+            *attributes,
             *(_curves(run) if name == "transport" else ()),
         ),
     )
 
 
-def _attributes(table: pd.DataFrame, name: str, anchor: str, suffix: str) -> tuple[Section, ...]:
-    """Which attributes move; nothing where no attribute was read."""
+def _attributes(
+    table: pd.DataFrame, name: str, anchor: str, suffix: str, answers: tuple[Answer, ...]
+) -> tuple[Section, ...]:
+    """Which attributes move, with the answers about single ones; nothing where no attribute was read."""
     try:
         rows = attribute_rows(table)
     except BadInput:
@@ -230,8 +234,12 @@ def _attributes(table: pd.DataFrame, name: str, anchor: str, suffix: str) -> tup
             views=tuple(View(way_words(way), plots.transport_attributes(table, way=way)) for way in there),
             reading="A mark at 100 % means that the attribute became the source's in every pair, at 0 % in "
             "none. An attribute rides on massive channels where their mark lies to the right of those of as "
-            f"many other channels; where all marks lie together, it does not. {INTERVALS.format('pairs')}",
-            conclusion=f"{said[:1].upper()}{said[1:]}.",
+            "many other channels; where all marks lie together, it does not. Blends at full strength are the "
+            "source itself: they say how well an attribute can be read at all. " + INTERVALS.format("pairs"),
+            conclusion=f"{upper_first(said)}.",
+            answers=tuple(
+                answer for answer in answers if answer.metric.startswith(MOVED) and not answer.primary
+            ),
             table=name,
             repeat=_repeat(name, "transport_attributes", way=there[0]),
         ),
@@ -259,7 +267,7 @@ def _curves(run: RunView) -> tuple[Section, ...]:
             "Steps count from 0, pure noise. Marks of one colour are joined where choices have an order. "
             + INTERVALS.format("pairs, pooled over groups and directions")
             + _hidden(len(metrics), len(metrics[:MOST_VIEWS])),
-            conclusion=f"{title[:1].upper()}{title[1:]}, massive channels: "
+            conclusion=f"{upper_first(title)}, massive channels: "
             f"{curve_sentence(table[table['metric'] == metrics[0]])}.",
             table="transport_curves",
             repeat=_repeat("transport_curves", "transport_curves", metric=metrics[0]),
@@ -291,7 +299,7 @@ def detail_guidance(run: RunView) -> Section:
         "curve parts from that of as many other channels; if both run together, any disturbance would do. "
         + INTERVALS.format("prompts")
         + _hidden(len(metrics), len(shown)),
-        conclusion=f"{title[:1].upper()}{title[1:]}: {guidance_sentence(rows)}.",
+        conclusion=f"{upper_first(title)}: {guidance_sentence(rows)}.",
         answers=run.answers("detail_guidance"),
         table="guidance",
         repeat=_repeat("guidance", "detail_guidance", metric=metrics[0]),

@@ -55,17 +55,15 @@ class Summary:
 
 def summarise(run: RunView, sections: Sequence[Section]) -> Summary:
     """Return the first card of a run from its record and its sections."""
-    judged = [verdicts(section) for section in sections]
-    leading = [
-        verdict
-        for of_section in judged
-        for verdict in ([one for one in of_section if one.primary] or of_section)
-    ]
-    # Where a claim was judged, its verdict is the section's sentence.
+    led = {answer.question for section in sections for answer in section.answers if answer.primary}
+    judged = {section.id: verdicts(section) for section in sections}
+    leading = [verdict for section in sections for verdict in _leading(judged[section.id], section, led)]
+    # Where a claim leads, its verdict is the section's sentence.
+    told = {verdict.anchor for verdict in leading}
     findings = tuple(
         Finding(section.id, section.title, section.conclusion)
         for section in sections
-        if section.conclusion and not section.answers
+        if section.conclusion and section.id not in told
     )
     without = tuple(
         Finding(section.id, section.title, section.missing) for section in sections if section.missing
@@ -75,11 +73,17 @@ def summarise(run: RunView, sections: Sequence[Section]) -> Summary:
         lead=_lead(run),
         tiles=tuple(tiles),
         verdicts=tuple(leading),
-        others=sum(map(len, judged)) - len(leading),
+        others=sum(map(len, judged.values())) - len(leading),
         findings=findings,
         without=without,
         fault=run.results_fault,
     )
+
+
+def _leading(judged: tuple[Verdict, ...], section: Section, led: set[str]) -> tuple[Verdict, ...]:
+    """Return a section's primary verdicts; all of them where its questions have no primary one anywhere."""
+    primary = tuple(verdict for verdict in judged if verdict.primary)
+    return primary if {answer.question for answer in section.answers} <= led else primary or judged
 
 
 def verdicts(section: Section) -> tuple[Verdict, ...]:

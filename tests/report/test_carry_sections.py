@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 
 import numpy as np
@@ -13,11 +14,14 @@ from PIL import Image
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS
+from dit_lens.methods.questions.question import Judging
+from dit_lens.methods.questions.transport import Transport
+from dit_lens.methods.transport.study import COLUMNS
 from dit_lens.report import build_report, plots
 from dit_lens.report.carry_pictures import Carried, light_uri, pairs_of
 from dit_lens.report.carry_sections import CARRY_SECTIONS, detail_guidance, transport_image, transport_text
+from dit_lens.report.carry_words import OTHER_WAYS
 from dit_lens.report.page import render
-from dit_lens.report.plots.carry import OTHER_WAYS
 from dit_lens.report.section import RunView
 from dit_lens.run.records import ImageEntry, RunFolder
 from tests.report.conftest import HOSTILE
@@ -227,6 +231,57 @@ def test_verdicts_end_their_sections_and_begin_the_page(make_run) -> None:
     # The primary answer is about the attributes that moved, so their curve leads.
     first = re.search(r'<option value="0">(.*?)</option>', part(html, "transport-image"))
     assert first is not None and first.group(1).startswith("differing attributes")
+
+
+def test_what_the_question_answers_is_what_the_sections_show(make_run) -> None:
+    """Tables and answers as the question makes them, from a made-up study of pairs."""
+    metrics = ("toward_latent", "margin", "ssim", "moved", "moved.shape", "moved.size")
+    answered = Transport().answer(imaginary_transport(), metrics=metrics, judging=Judging(resamples=499))
+    folder = make_run(answered.tables)
+    results().model_copy(update={"answers": answered.answers}).save(folder / RESULTS)
+    section = transport_text(RunView(RunFolder(folder)))
+    attributes, along = section.parts
+    assert {answer.metric for answer in attributes.answers} == {"moved.shape", "moved.size"}
+    assert set(section.answers) | set(attributes.answers) == set(answered.answers)
+    assert not set(section.answers) & set(attributes.answers)
+    assert section.views[0].label.startswith("alignment with the source's prompt"), "the primary metric leads"
+    assert "move shape most" in attributes.conclusion
+    assert "k = 4 (" in along.conclusion
+    html = build_report(folder, CARRY_SECTIONS).read_text(encoding="utf-8")
+    card = Page(part(html, "summary")).text
+    assert card.count("Carrying massive channels over") == 1, "one primary verdict"
+    assert f"The sections judge {len(answered.answers) - 1} more claims." in card
+    assert "massive channels move shape most" in card
+    assert "Transfer rate of size" in Page(part(html, "transport-text-attributes")).text
+    for said in ("margin", "toward_latent", "transport_text"):
+        assert said not in Page(part(html, "transport-text")).text.split("Rows behind it")[0]
+
+
+def imaginary_transport(pairs: int = 12) -> pd.DataFrame:
+    """Effects of a study in which shape rides on massive channels and size does not."""
+    rng, rows = np.random.default_rng(0), []
+    once = [(family, 1.0, "", "", reach) for family, reach in REACH.items() if "blend" not in family]
+    blends = [
+        (family, share, "", "", share) for family in REACH if "blend" in family for share in (0.0, 0.5, 1.0)
+    ]
+    points = [("massive", 1.0, "k", k, 0.1 * k) for k in (1, 2, 4)]
+    points += [("random", 1.0, "blocks", at, 0.02) for at in ("0-1", "2-3")]
+    for unit, side in itertools.product(range(pairs), ("forward", "backward")):
+        group = "shape" if unit % 2 else "all"
+        for family, strength, axis, at, reach in (*once, *blends, *points):
+            values = {
+                "toward_latent": reach, "margin": reach / 2, "ssim": 1 - reach / 2, "moved": reach,
+                "moved.shape": float(rng.random() < 1.5 * reach),
+                "moved.size": float(rng.random() < 0.02) if group == "all" else np.nan,
+            }  # fmt: skip
+            arm = ".".join(filter(None, (family, f"s-{strength}", axis, str(at))))
+            for metric, value in values.items():
+                noise = 0 if metric.startswith("moved.") else rng.normal(0, 0.02)
+                rows.append(
+                    (arm, family, strength, 0, axis, str(at), f"pair-{unit}", group, side, f"target {unit}",
+                     f"source {unit}", 0, metric, value + noise)
+                )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def test_what_was_not_run_is_said_or_left_out(make_run) -> None:

@@ -8,12 +8,8 @@ rows for the stream, branch, statistic or metric asked for, raises `BadInput` na
 from __future__ import annotations
 
 from dit_lens.report.plots.arms import bias_or_carrier, disruption
-from dit_lens.report.plots.carry import (
-    detail_guidance,
-    transport,
-    transport_attributes,
-    transport_curves,
-)
+from dit_lens.report.plots.carry import transport, transport_attributes
+from dit_lens.report.plots.carry_parts import detail_guidance, transport_curves
 from dit_lens.report.plots.depth_and_time import life, ratio_map
 from dit_lens.report.plots.maps import effect_map
 from dit_lens.report.plots.origins import adaln, births, variance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from dit_lens.errors import BadInput
 from dit_lens.report.effect_words import family_name, metrics_in_order
+from dit_lens.report.text import number, plot_text
 from dit_lens.report.theme import CATEGORICAL, MARKERS, NEUTRAL, category, faint
 
 # A family keeps its colour and marker in every figure of a report. Others take what is left, in order.
@@ -114,3 +115,51 @@ def number_or_nan(values: Any) -> np.ndarray:
 def control_label(kind: str, draws: int) -> str:
     """Return a control and how often it was drawn: `random (5 draws)`."""
     return family_name(kind) + (f" ({draws} draws)" if draws > 1 else "")
+
+
+def number_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Return plotly's tick attributes for an axis of a few numbers, with room at both ends."""
+    shown = values[:: max(1, -(-len(values) // 9))]
+    room = 0.06 * max(values[-1] - values[0], 0.5)
+    return {
+        "tickmode": "array",
+        "tickvals": list(shown),
+        "ticktext": [number(value) for value in shown],
+        "range": [values[0] - room, values[-1] + room],
+    }
+
+
+def level_curve(
+    figure: go.Figure, axes: dict[str, str], rows: pd.DataFrame, along: str, family: str, legend: bool
+) -> None:
+    """Draw a family's level along a column, with its interval as a band; a single level is a mark."""
+    style, name = style_of(family), plot_text(family_name(family))
+    x = rows[along].to_numpy(dtype=float)
+    y, low, high = (number_or_nan(rows[column]) for column in ("mean", "ci_low", "ci_high"))
+    alone = len(rows) == 1
+    if not alone:
+        band(figure, x, low, high, style["color"], axes, family)
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            error_y=bars(y, low, high, style["color"]) if alone else None,
+            mode="markers" if alone else "lines+markers",
+            line={"color": style["color"], "dash": style["dash"], "width": 2},
+            marker={"symbol": style["symbol"], "size": 8, "color": style["color"]},
+            name=name,
+            legendgroup=family,
+            showlegend=legend,
+            text=[level_words(f"{name}, {along} {number(row[along])}", row) for _, row in rows.iterrows()],
+            hovertemplate="%{text}<extra></extra>",
+            **axes,
+        )
+    )
+
+
+def level_words(what: str, row: Any) -> str:
+    """Return one mark's level, interval and n, for the hover."""
+    return (
+        f"{what}: {number(row['mean'])}<br>95 % CI {number(row['ci_low'])} to {number(row['ci_high'])}, "
+        f"n = {int(row['n'])}"
+    )
