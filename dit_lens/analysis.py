@@ -19,6 +19,7 @@ from dit_lens.analysis_effects import EffectStudies, Outcome, judged_seeds, spli
 from dit_lens.analysis_files import read_spec
 from dit_lens.analysis_plan import Plan, make_plan
 from dit_lens.analysis_spec import AnalysisSpec
+from dit_lens.analysis_stages import Asked, Found, stages
 from dit_lens.errors import BadInput
 from dit_lens.run.records import RunFolder, RunRecord
 
@@ -291,7 +292,7 @@ class _Run:
         from dit_lens.methods.answers import Results
 
         outcome = self._effects(stats, massive)
-        answers = outcome.answers + self._spatial(stats, massive)
+        answers = (*outcome.answers, *self._stages(stats, massive))
         Results(
             model=self.lens.name,
             fingerprint=self.lens.fingerprint,
@@ -311,24 +312,10 @@ class _Run:
         self.say(f"Effects: done in {self.timings['effects']:.0f} s.")
         return outcome
 
-    def _spatial(self, stats: ChannelStatistics, massive: ChannelSet) -> tuple[Answer, ...]:
-        if "spatial" not in self.spec.sections:
-            return ()
-        from dit_lens.analysis_spatial import run_spatial
-
-        with self._timed("spatial"):
-            calibration, held_out = split(self.spec)
-            return run_spatial(
-                self.spec.spatial,
-                self.lens,
-                self.plan.sampling,
-                stats,
-                massive,
-                calibration,
-                held_out,
-                judged_seeds(self.spec),
-                self.folder,
-                batch_size=self.spec.batch_size,
-                progress=self.progress,
-                say=self.say,
-            )
+    def _stages(self, stats: ChannelStatistics, massive: ChannelSet) -> Iterator[Answer]:
+        asked = Asked(self.spec, self.lens, self.plan.sampling)
+        found = Found(stats, massive, self.folder, self.progress, self.say)
+        for stage in stages(self.spec):
+            with self._timed(stage.name):
+                yield from stage.run(asked, found)
+            self.say(f"{stage.name}: done in {self.timings[stage.name]:.0f} s.")

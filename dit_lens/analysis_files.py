@@ -113,15 +113,15 @@ def _build(
         _override(data, text)
     if isinstance(data.get("prompts"), str):
         data["prompts"] = read_prompts(folder / data["prompts"], asked_by=f"{place}: prompts")
-    if isinstance(effects := data.get("effects"), dict):
-        for key, read in (("prompts", read_prompts), ("pairs", read_pairs)):
-            if isinstance(effects.get(key), str):
-                effects[key] = read(folder / effects[key], asked_by=f"{place}: effects.{key}")
+    for (part, key), read in _FILES.items():
+        inside = data.get(part)
+        if isinstance(inside, dict) and isinstance(inside.get(key), str):
+            inside[key] = read(folder / inside[key], asked_by=f"{place}: {part}.{key}")
     data.setdefault("name", stem)
     if isinstance(data["name"], str):
         data.setdefault("title", data["name"].replace("_", " ").capitalize())
     _pin_local_model(data)
-    _pin_truth(data, folder)
+    _pin_files(data, folder)
     try:
         return AnalysisSpec.model_validate(data)
     except ValidationError as error:
@@ -146,13 +146,14 @@ def _pin_local_model(data: dict[str, Any]) -> None:
         data["model"] = {**model, "name": str(folder.resolve())}
 
 
-def _pin_truth(data: dict[str, Any], folder: Path) -> None:
-    """Likewise a folder of masks; other truths are names."""
-    spatial = data.get("spatial")
-    if isinstance(spatial, dict) and isinstance(truth := spatial.get("truth"), str):
-        place = folder / Path(truth).expanduser()
-        if place.is_dir():
-            spatial["truth"] = str(place.resolve())
+def _pin_files(data: dict[str, Any], folder: Path) -> None:
+    """Likewise a folder of masks, a picture and a mask, where the names are those of files."""
+    for part, key in (("spatial", "truth"), ("source", "image"), ("source", "mask")):
+        inside = data.get(part)
+        if isinstance(inside, dict) and isinstance(inside.get(key), str):
+            place = folder / Path(inside[key]).expanduser()
+            if place.exists():
+                inside[key] = str(place.resolve())
 
 
 def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -207,7 +208,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         ) from None
     if parts == ["model"] and isinstance(value, str):
         value = {"name": value}
-    if parts in _FILES and isinstance(value, str):
+    if tuple(parts) in (("prompts",), ("source", "image"), *_FILES) and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.
@@ -223,10 +224,6 @@ def _override(data: dict[str, Any], text: str) -> None:
     else:
         _item(place, parts[-1], text)
         place[int(parts[-1])] = value
-
-
-_FILES = (["prompts"], ["effects", "prompts"], ["effects", "pairs"])
-"""Keys whose value may name a text file."""
 
 
 def _item(place: list[Any], part: str, text: str) -> Any:
@@ -414,3 +411,13 @@ def _asked_text(path: Path, what: str, asked_by: str) -> str:
         return read_text(path, what=what)
     except BadInput as error:
         raise BadInput(f"{asked_by}: {error}" if asked_by else str(error)) from None
+
+
+_FILES = {
+    ("effects", "prompts"): read_prompts,
+    ("effects", "pairs"): read_pairs,
+    ("transport", "pairs"): read_pairs,
+    ("transport", "far_pairs"): read_pairs,
+    ("source", "targets"): read_prompts,
+}
+"""Keys whose value may name a text file, and how it is read; it lies relative to the spec."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis_effects import EffectStudies, Study, judged_seeds, naming, split
-from dit_lens.analysis_spatial import SpatialPlan, plan_spatial
+from dit_lens.analysis_effects import EffectStudies, Study, naming, split
+from dit_lens.analysis_stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
 from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
@@ -46,7 +46,7 @@ class Plan:
     statistics_bytes: int
     prompts: tuple[str, ...]
     effects: tuple[tuple[Study, StudyPlan], ...] = ()
-    spatial: SpatialPlan | None = None
+    stages: tuple[tuple[str, StagePlan], ...] = ()
 
     @property
     def samples(self) -> int:
@@ -66,7 +66,7 @@ class Plan:
         each = step_seconds(lens, self.prompts[0], self.spec.seeds[0], self.sampling, rows)
         own = (self.forwards + self.sample_forwards) * each / 60
         edited = sum(plan.minutes(lens) for _, plan in self.effects)
-        return own + edited + (self.spatial.minutes(lens) if self.spatial else 0.0)
+        return own + edited + sum(plan.minutes(lens) for _, plan in self.stages)
 
     def as_data(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -88,7 +88,7 @@ class Plan:
                 study.name: {"prompts": len(study.prompts), "seeds": list(study.seeds), **plan.as_data()}
                 for study, plan in self.effects
             },
-            "spatial": self.spatial.as_data() if self.spatial else None,
+            "stages": {name: plan.as_data() for name, plan in self.stages},
             "sections": list(self.spec.sections),
         }
 
@@ -105,7 +105,7 @@ class Plan:
                 f"  images      {len(self.shown_prompts)} with token maps: {self.sample_forwards} forwards",
                 f"  statistics  {readable_bytes(self.statistics_bytes)}, whatever the number of samples",
                 *(_effects_line(study, plan) for study, plan in self.effects),
-                *([f"  spatial     {self.spatial}"] if self.spatial else []),
+                *(f"  {name:<11} {_one_line(plan)}" for name, plan in self.stages),
             ]
         )
 
@@ -118,6 +118,10 @@ def _effects_line(study: Study, plan: StudyPlan) -> str:
         f"{plan.forwards} forwards of at most {plan.arms_per_forward} arms, {plan.block_passes} block passes "
         f"({share:.2f} of those without reuse), {readable_bytes(plan.held_bytes)} held"
     )
+
+
+def _one_line(plan: StagePlan) -> str:
+    return "; ".join(" ".join(line.split()) for line in str(plan).splitlines())
 
 
 def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
@@ -136,7 +140,7 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
     _check_channels(spec, lens, start)
     sample_steps, sample_blocks = _check_samples(spec, lens, start)
     batch = spec.batch_size or default_batch_size(ROWS, rows * columns)
-    prompts, judged = split(spec)
+    prompts, _ = split(spec)
     samples = len(prompts) * len(spec.seeds)
     shown = min(spec.samples.count, len(prompts))
     per_image = sampling.steps + (sample_steps[-1] + 1 if sample_steps else 0)
@@ -155,19 +159,7 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
         statistics_bytes=_statistics_bytes(lens, sampling),
         prompts=prompts,
         effects=_effects(spec, lens, sampling, start) if spec.effect_sections else (),
-        spatial=plan_spatial(
-            spec.spatial,
-            lens,
-            sampling,
-            prompts,
-            judged,
-            judged_seeds(spec),
-            top_k=spec.channels.selection.get("top_k", 4),
-            stream=spec.channels.stream,
-            batch_size=spec.batch_size,
-        )
-        if "spatial" in spec.sections
-        else None,
+        stages=tuple((stage.name, stage.plan(Asked(spec, lens, sampling))) for stage in stages(spec)),
     )
 
 

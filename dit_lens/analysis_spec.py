@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from dit_lens.analysis_spatial_spec import SpatialSpec
+from dit_lens.analysis_transport_spec import GuidanceSpec, SourceSpec, TransportSpec
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
 
@@ -40,7 +41,8 @@ EffectSection = Literal[
     "final_map",
     "patch_map",
 ]
-JudgedSection = Literal[EffectSection, "spatial"]
+StageSection = Literal["spatial", "transport_text", "transport_image", "detail_guidance"]
+JudgedSection = Literal[EffectSection, StageSection]
 Section = Literal[ChannelSection, JudgedSection]
 Control = Literal[
     "low",
@@ -59,6 +61,15 @@ EFFECT_SECTIONS: tuple[EffectSection, ...] = EffectSection.__args__  # type: ign
 
 JUDGED_SECTIONS: tuple[JudgedSection, ...] = JudgedSection.__args__  # type: ignore[attr-defined]
 """All questions that held-out prompts judge."""
+
+USERS: dict[str, tuple[str, ...]] = {
+    "effects": JUDGED_SECTIONS,
+    "spatial": ("spatial",),
+    "transport": ("transport_text", "transport_image"),
+    "source": ("transport_image",),
+    "guidance": ("detail_guidance",),
+}
+"""Parts of a spec, and the sections that read them."""
 
 SELECTIONS = ("top_k", "ratio", "rule")
 """Ways to tell massive channels from the others; an analysis uses one."""
@@ -251,6 +262,9 @@ class AnalysisSpec(_Spec):
     samples: SamplesSpec = SamplesSpec()
     effects: EffectsSpec = Field(default_factory=EffectsSpec)
     spatial: SpatialSpec = Field(default_factory=SpatialSpec)
+    transport: TransportSpec = Field(default_factory=TransportSpec)
+    source: SourceSpec = Field(default_factory=SourceSpec)
+    guidance: GuidanceSpec = Field(default_factory=GuidanceSpec)
     batch_size: Count | None = None
     """Images sampled together; absent, chosen for the device. It changes no result but the last bits."""
 
@@ -266,14 +280,14 @@ class AnalysisSpec(_Spec):
     @model_validator(mode="after")
     def _effects_fit(self) -> AnalysisSpec:
         effects = self.effects
-        if self.spatial != SpatialSpec() and "spatial" not in self.sections:
-            raise ValueError("spatial is given, and sections does not ask for it; add spatial to sections")
-        if not self.judged_sections:
-            if effects != EffectsSpec():
+        for key, users in USERS.items():
+            value = getattr(self, key)
+            if value != type(value)() and not set(users) & set(self.sections):
                 raise ValueError(
-                    "effects is given, and no section asks for effects; add one of "
-                    f"{', '.join(JUDGED_SECTIONS)} to sections, or remove effects"
+                    f"{key} is given, and no section asks for {key}; add one of {', '.join(users)} to "
+                    f"sections, or remove {key}"
                 )
+        if not self.judged_sections:
             return self
         both = set(self.prompts) & set(effects.prompts or ())
         if both:
@@ -316,8 +330,7 @@ class AnalysisSpec(_Spec):
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without what is absent or unused; the same analysis gives the same data."""
-        unused = set() if self.judged_sections else {"effects"}
-        unused |= set() if "spatial" in self.sections else {"spatial"}
+        unused = {key for key, users in USERS.items() if not set(users) & set(self.sections)}
         return self.model_dump(mode="json", exclude_none=True, exclude=unused)
 
 
@@ -333,13 +346,17 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     # A file may leave out its name and title, name a model by a string, and keep its prompts in a text file.
     schema["required"] = ["model", "prompts", "seeds"]
-    effects = schema["$defs"]["EffectsSpec"]["properties"]
-    for place, field in (
+    inner = {name: each["properties"] for name, each in schema["$defs"].items()}
+    shorthands = [
         (properties, "model"),
         (properties, "prompts"),
-        (effects, "prompts"),
-        (effects, "pairs"),
-    ):
+        (inner["EffectsSpec"], "prompts"),
+        (inner["EffectsSpec"], "pairs"),
+        (inner["TransportSpec"], "pairs"),
+        (inner["TransportSpec"], "far_pairs"),
+        (inner["SourceSpec"], "targets"),
+    ]
+    for place, field in shorthands:
         full = {key: value for key, value in place[field].items() if key not in ("description", "title")}
         place[field] = {
             "description": place[field]["description"],

@@ -335,11 +335,11 @@ def _parse_axis_text(text: str, size: int, what: str, *, inclusive_dash: bool) -
             raise BadInput(f"{text!r} is no fraction of depth: fractions lie between 0.0 and 1.0.")
         return (min(int(where * size), size - 1),)
     if not inclusive_dash and (match := re.fullmatch(r"(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?", text)):
-        *ends, stride = (None if part is None else int(part) for part in match.groups())
-        for end in ends:
+        low, high, stride = (None if part is None else int(part) for part in match.groups())
+        for end in (low, high):
             if end is not None and not -size <= end <= size:
                 raise BadInput(f"{what}s {text!r} reach beyond the {size} there are (0 to {size - 1}).")
-        chosen = tuple(range(size))[slice(*ends, stride)]
+        chosen = tuple(range(size))[low:high:stride]
         if not chosen:
             raise BadInput(f"{what}s {text!r} select nothing of the {size} there are (0 to {size - 1}).")
         return chosen
