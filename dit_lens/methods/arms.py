@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.interventions import EnergyMatched, Intervention, from_data
+from dit_lens.graph.energy import MatchedControl
+from dit_lens.graph.interventions import Intervention, from_data
 from dit_lens.graph.site import indices
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def _restricted(name: str, channels: Any, blocks: Sequence[int]) -> Any:
 
 
 def _restricted_op(op: Intervention, blocks: Sequence[int]) -> Intervention:
-    if isinstance(op, EnergyMatched) and op.blocks is not None:
+    if isinstance(op, MatchedControl) and op.blocks is not None:
         kept = {block: channels for block, channels in op.blocks.items() if block in blocks}
         return replace(op, treatment_channels=kept) if kept else op
     return op
