@@ -220,6 +220,31 @@ def test_the_gallery_shows_one_prompt_at_a_time(visit) -> None:
     assert seen.page.locator("img[src=x]").count() == 0
 
 
+def test_carried_pictures_are_compared_with_the_target_by_keyboard(visit) -> None:
+    seen = visit(390)
+    group = seen.page.locator("#transport-text .compare[data-group='0']")
+    assert group.locator(".edited").inner_text() == "massive · 1", "the strongest comes first"
+    slider = group.locator("input[type=range]")
+    slider.focus()
+    seen.page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "51 % target"
+    before = group.locator(".over").get_attribute("src")
+    seen.page.keyboard.press("Tab")
+    seen.page.keyboard.press("ArrowUp")
+    assert group.locator(".edited").inner_text() == "massive · 0.75"
+    assert group.locator(".over").get_attribute("src") != before
+    seen.page.keyboard.press("ArrowDown")
+    seen.page.keyboard.press("ArrowDown")
+    assert group.locator(".edited").inner_text() == "weakest", "controls follow in the same round"
+    style = "getComputedStyle(document.querySelector('#transport-text .over')).imageRendering"
+    assert seen.page.evaluate(style) == "pixelated"
+    seen.page.select_option("#transport-text-pair", index=1)
+    assert "<script>alert(1)</script>" in seen.page.locator("#transport-text .who:visible").inner_text()
+    assert seen.page.locator("#transport-text .compare:visible").count() == 1
+    assert seen.overflow() == 0
+    assert seen.console == []
+
+
 def test_verdicts_are_told_apart_without_colour(visit) -> None:
     seen = visit()
     badges = seen.page.locator("#summary .badge")
@@ -230,7 +255,18 @@ def test_verdicts_are_told_apart_without_colour(visit) -> None:
 
 def test_every_map_and_metric_can_be_chosen(visit) -> None:
     seen = visit(390)
-    for select in ("disruption", "semantics-or-detail", "single-or-all", "dose", "final-map", "patch-map"):
+    for select in (
+        "disruption",
+        "semantics-or-detail",
+        "single-or-all",
+        "dose",
+        "final-map",
+        "patch-map",
+        "transport-text",
+        "transport-text-attributes",
+        "transport-curves",
+        "detail-guidance",
+    ):
         options = seen.page.locator(f"#{select}-view option").count()
         assert options > 1
         seen.page.select_option(f"#{select}-view", index=options - 1)
