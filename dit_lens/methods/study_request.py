@@ -15,7 +15,7 @@ from dit_lens.graph.planner import make_plan
 from dit_lens.methods.arms import Arm, ArmEdit, require_distinct
 from dit_lens.methods.measures import Measures
 from dit_lens.methods.study_groups import Group, Member, graph_of, grouped
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,16 +131,14 @@ class Request:
     @cached_property
     def _keys(self) -> dict[tuple[str, str, int], CellKey]:
         sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
-        model, dtype = self.lens.fingerprint, str(self.lens.dtype).removeprefix("torch.")
+        on: dict[str, Any] = identity(self.lens)
         keys = {}
         for arm in self.different:
             data, measured = arm.as_data(), self._material_of(arm)
             for prompt in self.prompts:
                 for seed in self.seeds:
                     keys[self._data[arm.name], prompt, seed] = CellKey(
-                        model=model,
-                        device=self.lens.device.type,
-                        dtype=dtype,
+                        **on,
                         sampling=sampling,
                         arm=data,
                         prompt=prompt,

@@ -20,12 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
 
 SCHEMA_VERSION = 1
 
@@ -66,6 +69,12 @@ class CellKey(_Frozen):
     def address(self) -> str:
         """sha256 of the canonical JSON, 64 hex digits."""
         return _digest(self.model_dump(mode="json"))
+
+
+def identity(lens: DiTLens) -> dict[str, str]:
+    """The fields of a key that say on what a result was computed; ask once, diffusers searches for them."""
+    dtype = str(lens.dtype).removeprefix("torch.")
+    return {"model": lens.fingerprint, "device": lens.device.type, "dtype": dtype}
 
 
 class Measured(_Frozen):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.measures import AT_THE_END, WITH_A_DONOR, Measures
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,13 +109,15 @@ class GuidanceStudy:
         """The unedited run, then what was asked for."""
         return (replace(self.guided[0], weight=0.0), *self.guided)
 
+    @cached_property
+    def _on(self) -> dict[str, Any]:
+        return {**identity(self.lens)}
+
     def key(self, guided: Guided, prompt: str, seed: int, cfg: bool) -> CellKey:
         """What determines a result."""
         sampling = asdict(self.samplings()[cfg])
         return CellKey(
-            model=self.lens.fingerprint,
-            device=self.lens.device.type,
-            dtype=str(self.lens.dtype).removeprefix("torch."),
+            **self._on,
             sampling={**sampling, "guidance_scale": float(sampling["guidance_scale"])},
             arm=guided.as_data(),
             prompt=prompt,

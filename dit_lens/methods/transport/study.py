@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
@@ -17,7 +18,7 @@ from dit_lens.methods.measures import AT_THE_END, Measures
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.cases import Bundle, Case, runs_of
 from dit_lens.methods.transport.made import Made, runs_mixed
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,13 +86,15 @@ class CarryStudy:
         self._definitions.update(self.measures.definitions(self.measures.names))
 
     # ----------------------------------------------------------------------------------------- known
+    @cached_property
+    def _on(self) -> dict[str, Any]:
+        return {**identity(self.lens)}
+
     def key(self, case: Case, carry: Carry) -> CellKey:
         """What determines a result."""
         sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
         return CellKey(
-            model=self.lens.fingerprint,
-            device=self.lens.device.type,
-            dtype=str(self.lens.dtype).removeprefix("torch."),
+            **self._on,
             sampling=sampling,
             arm=carry.does.as_data(),
             prompt=case.target,
