@@ -270,8 +270,8 @@ def select_steps(spec: Any, num_steps: int, sigmas: Sequence[float] | None = Non
     """Step numbers, sorted, from a specification that survives another step count.
 
     Accepts `"all"`, a number, a slice `"2:8"` or `"::2"` (end excluded, negative ends count from the end), a
-    list of these, `{"fraction": [0, 0.5]}` (steps whose middle (s + ½)/n lies in [low, high)), or `{"sigma": [low,
-    high]}` (steps that start at such a noise level; needs `sigmas`).
+    list of these, `{"fraction": [0, 0.5]}` (steps whose middle (s + ½)/n lies in [low, high)), or
+    `{"sigma": [low, high]}` (steps that start at such a noise level; needs `sigmas`).
 
     Raises:
         BadInput: a step does not exist, or nothing is selected.
