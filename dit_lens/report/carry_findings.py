@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_lens.report.carry_words import AXES, OTHER_WAYS, in_order, way_column, ways, whole_strength
+from dit_lens.report.carry_words import (
+    AXES,
+    OTHER_WAYS,
+    in_order,
+    way_column,
+    way_words,
+    ways,
+    whole_strength,
+)
 from dit_lens.report.text import count, listing, number, percent, plot_text
 
 if TYPE_CHECKING:
@@ -22,7 +30,12 @@ def strength_sentence(rows: pd.DataFrame) -> str:
         low, high = level[controls].min(), level[controls].max()
         spread = number(low) if len(controls) == 1 else f"{number(low)} to {number(high)}"
         said.append(f"as many other channels {spread}")
-    return f" at strength {number(at)}: {', '.join(said)}" if said else " over strength"
+    return f" at strength {number(at)}{first_way(rows)}: {', '.join(said)}" if said else " over strength"
+
+
+def first_way(rows: pd.DataFrame) -> str:
+    """Return which direction or origin a sentence speaks of, where there are several."""
+    return f", {plot_text(way_words(ways(rows)[0]))}" if len(ways(rows)) > 1 else ""
 
 
 def attribute_sentence(rows: pd.DataFrame, strength: float) -> str:

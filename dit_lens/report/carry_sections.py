@@ -107,7 +107,9 @@ def _finding(table: pd.DataFrame, site: dict[str, str]) -> str:
     level = _level(table, site["metric"]).dropna()
     said = [f"{number(level[family])} ({family_name(family)})" for family in families_in_order(level.index)]
     title = carry_words(site["metric"]).title
-    return f"{upper_first(title)} at strength {number(whole_strength(rows))}: {listing(said) or 'nothing'}."
+    where = f", {way_words(ways(rows)[0])}" if len(ways(rows)) > 1 else ""
+    head = f"{upper_first(title)} at strength {number(whole_strength(rows))}{where}"
+    return f"{head}: {listing(said) or 'nothing'}."
 
 
 def _tiles(table: pd.DataFrame, suffix: str) -> tuple[Tile, ...]:

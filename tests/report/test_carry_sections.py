@@ -112,7 +112,8 @@ def test_a_family_of_one_strength_is_a_mark_with_its_interval() -> None:
     row = TABLES["transport"].query(
         "metric == 'moved' and pair_group == 'all' and direction == 'forward' and family == 'low'"
     )
-    assert mark.mode == "markers" and list(mark.x) == [1.0]
+    assert mark.mode == "markers" and mark.x[0] == pytest.approx(1.0, abs=0.04)
+    assert "strength 1:" in mark.text[0], "beside its place for the eye alone"
     np.testing.assert_allclose(mark.y + mark.error_y.array, row["ci_high"])
     np.testing.assert_allclose(mark.y - mark.error_y.arrayminus, row["ci_low"])
 
@@ -125,8 +126,8 @@ def test_massive_alone_is_drawn_in_one_panel_per_direction() -> None:
 def test_the_title_says_what_massive_channels_and_as_many_others_reach() -> None:
     title = plots.transport(TABLES["transport"], metric="toward_latent").layout.title.text
     assert title == (
-        "Final latent's way to the source's at strength 1: massive channels 0.45, as many other channels "
-        "0.01 to 0.12"
+        "Final latent's way to the source's at strength 1, first prompt into second: massive channels 0.45, "
+        "as many other channels 0.01 to 0.12"
     )
 
 

@@ -88,10 +88,12 @@ def transport(table: pd.DataFrame, *, metric: str | None = None, pair_group: str
     shown: set[str] = set()
     for index, (way, _, members) in enumerate(cells):
         of_way = rows[rows[way_column(rows)].astype(str) == way]
-        for family in members:
+        for rank, family in enumerate(members):
             own = of_way[of_way["family"] == family].drop_duplicates("strength")
             if len(own):
-                level_curve(figure, panels.axes(index), own, "strength", family, family not in shown)
+                new = family not in shown
+                aside = 0.018 * (rank - (len(members) - 1) / 2) * max(strengths[-1] - strengths[0], 0.5)
+                level_curve(figure, panels.axes(index), own, "strength", family, new, aside)
                 shown.add(family)
     if metric in UNMOVED:
         marks = [zero_line(panels.axes(index), at=UNMOVED[metric]) for index in range(len(cells))]

@@ -130,13 +130,23 @@ def number_ticks(values: Sequence[float]) -> dict[str, Any]:
 
 
 def level_curve(
-    figure: go.Figure, axes: dict[str, str], rows: pd.DataFrame, along: str, family: str, legend: bool
+    figure: go.Figure,
+    axes: dict[str, str],
+    rows: pd.DataFrame,
+    along: str,
+    family: str,
+    legend: bool,
+    aside: float = 0.0,
 ) -> None:
-    """Draw a family's level along a column, with its interval as a band; a single level is a mark."""
+    """Draw a family's level along a column, with its interval as a band.
+
+    A single level is a mark, drawn `aside` of its place so that marks of several families can be told apart.
+    """
     style, name = style_of(family), plot_text(family_name(family))
     x = rows[along].to_numpy(dtype=float)
     y, low, high = (number_or_nan(rows[column]) for column in ("mean", "ci_low", "ci_high"))
     alone = len(rows) == 1
+    x = x + aside if alone else x
     if not alone:
         band(figure, x, low, high, style["color"], axes, family)
     figure.add_trace(
