@@ -1,0 +1,171 @@
+"""The transport and guidance questions on effects whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.questions import detail_guidance
+from dit_lens.methods.questions.question import Judging
+from dit_lens.methods.questions.transport import Transport, at_equal_change, of_units
+from dit_lens.methods.transport.guidance import COLUMNS as GUIDED
+from dit_lens.methods.transport.study import COLUMNS
+
+pytestmark = pytest.mark.pure
+
+QUICK = Judging(resamples=499)
+METRICS = ("toward_latent", "margin", "moved", "kept", "ssim", "moved.shape", "moved.colour")
+CONTROLS = ("low", "random", "random_rank_window", "energy_matched")
+
+
+def rows_of(family, strength, unit, group, side, values, *, axis="", at="", draw=0):
+    arm = f"{family}-{draw}.s-{strength:g}{axis}{at}"
+    place = (arm, family, strength, draw, axis, at, unit, group, side, f"t {unit}", f"s {unit}", 0)
+    return [(*place, metric, value) for metric, value in values.items()]
+
+
+def effects(massive=0.5, control=0.1, *, pairs=16, sides=("forward", "backward"), blends=True, wobble=0.02):
+    """Massive channels move every metric by `massive`, controls by `control`; colour never moves."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(pairs):
+        group = ("shape", "colour", "all")[i % 3]
+        for side in sides:
+            for family in ("massive", *CONTROLS, "all", "all_but_massive"):
+                size = {"massive": massive, "all": 0.9, "all_but_massive": 0.8}.get(family, control)
+                size += wobble * rng.standard_normal()
+                values = dict.fromkeys(("toward_latent", "margin", "moved"), size) | {"kept": 1.0}
+                values |= {"ssim": 1 - size, "moved.shape": np.nan, "moved.colour": np.nan}
+                if group in ("shape", "all"):
+                    values["moved.shape"] = size
+                if group in ("colour", "all"):
+                    values["moved.colour"] = 0.0
+                rows += rows_of(family, 1.0, f"pair-{i:03d}", group, side, values)
+                if family == "massive":
+                    rows += rows_of(family, 1.0, f"pair-{i:03d}", group, side, values, axis="k", at="1")
+                    rows += rows_of(family, 1.0, f"pair-{i:03d}", group, side, values, axis="part", at="mean")
+            for strength in (0.0, 0.5, 1.0) if blends else ():
+                values = {"margin": 0.6 * strength, "ssim": 1 - strength, "moved.shape": strength}
+                rows += rows_of("latent_blend", strength, f"pair-{i:03d}", group, side, values)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def answered(table, name="transport_text"):
+    found = Transport(name).answer(table, metrics=METRICS, judging=QUICK)
+    return found.tables, {answer.name: answer for answer in found.answers}
+
+
+def test_what_moves_more_than_every_control_is_supported_and_attributes_stand_alone() -> None:
+    _, answers = answered(effects())
+    first = next(iter(answers.values()))
+    assert first.name == "transport_text.margin" and first.primary
+    assert sum(answer.primary for answer in answers.values()) == 1
+    assert first.outcome == "supported" and [e.control for e in first.effects] == list(CONTROLS)
+    assert first.effects[0].n == 16 and "n = 16 pairs" in first.sentence
+    assert all(effect.p_adjusted >= effect.p for effect in first.effects)
+    shape, colour = answers["transport_text.moved.shape"], answers["transport_text.moved.colour"]
+    assert shape.outcome == "supported" and colour.outcome == "not supported"
+    assert shape.effects[0].n == 11 and "Transfer rate of shape: 0.5" in shape.sentence
+    assert "The unedited target reads so in 0, the source itself in 1" in shape.sentence
+    assert answers["transport_text.rest.margin"].outcome == "not supported"
+
+
+def test_a_null_result_is_said_plainly() -> None:
+    _, answers = answered(effects(massive=0.1, control=0.3))
+    assert answers["transport_text.margin"].outcome == "not supported"
+    assert answers["transport_text.margin"].sentence.startswith("Not supported: carrying massive channels")
+
+
+def test_blends_are_compared_at_the_same_change_of_the_image() -> None:
+    table = effects(wobble=0.0)
+    equal = at_equal_change(table, ["latent_blend"], "margin", arms=["massive-0.s-1"])
+    # SSIM 0.5 is reached half-way, where the blend's margin is half of 0.6.
+    assert np.allclose(equal["value"], 0.3) and len(equal) == 32
+    _, answers = answered(table)
+    blend = answers["transport_text.blends.margin"]
+    assert blend.outcome == "supported" and blend.effects[0].estimate == pytest.approx(0.2)
+    assert "latents blended to the same SSIM" in blend.sentence
+    assert at_equal_change(effects(blends=False), [], "margin", arms=["massive-0.s-1"]) is None
+
+
+def test_the_tables_have_a_row_for_every_mark() -> None:
+    tables, _ = answered(effects(pairs=6))
+    transport, curves = tables["transport"], tables["transport_curves"]
+    assert list(transport.columns) == [
+        "pair_group", "direction", "family", "strength", "metric", "mean", "ci_low", "ci_high", "n",
+    ]  # fmt: skip
+    assert not transport.duplicated(list(transport.columns[:5])).any()
+    assert set(transport["pair_group"]) == {"shape", "colour", "all"} and set(transport["n"]) == {0, 2}
+    row = transport.query("pair_group == 'shape' and family == 'massive' and metric == 'moved.colour'")
+    assert row["mean"].isna().all() and (row["n"] == 0).all()
+    assert list(curves.columns) == ["axis", "value", "family", "metric", "mean", "ci_low", "ci_high", "n"]
+    assert set(zip(curves["axis"], curves["value"], strict=True)) == {
+        ("k", "1"), ("part", "mean"), ("part", "all"),
+    }  # fmt: skip
+    assert set(curves.query("metric == 'margin'")["n"]) == {6}
+
+
+def test_pictures_are_judged_by_origin() -> None:
+    table = effects(pairs=9, sides=("noised", "inverted"))
+    tables, answers = answered(table.assign(group="all"), "transport_image")
+    assert set(tables) == {"transport_image"} and "origin" in tables["transport_image"]
+    assert [n for n in answers if answers[n].primary] == ["transport_image.noised.margin"]
+    assert answers["transport_image.inverted.moved"].outcome == "supported"
+    assert "n = 9 pictures" in answers["transport_image.noised.margin"].sentence
+
+
+def test_without_alignment_latents_decide_and_without_anything_nothing() -> None:
+    table = effects()
+    found = Transport().answer(table, metrics=["toward_latent", "ssim"], judging=QUICK)
+    assert found.answers[0].name == "transport_text.toward_latent" and found.answers[0].primary
+    with pytest.raises(BadInput, match="is judged by margin"):
+        Transport().answer(table, metrics=["ssim"], judging=QUICK)
+    with pytest.raises(BadInput, match="needs a control"):
+        Transport().answer(table[~table["family"].isin(CONTROLS)], metrics=METRICS, judging=QUICK)
+    with pytest.raises(BadInput, match="no question 'transport_video'"):
+        Transport("transport_video")
+
+
+def test_units_are_called_by_their_name() -> None:
+    assert of_units("n = 12 prompts; 3 prompts cannot give", "pair") == "n = 12 pairs; 3 pairs cannot give"
+
+
+# -------------------------------------------------------------------------------------------- guidance
+def guided(massive=0.3, control=0.0, prompts=10):
+    rng = np.random.default_rng(1)
+    rows = []
+    for cfg in (True, False):
+        for i in range(prompts):
+            base = rng.random()
+            at = (cfg, f"p{i}", 0)
+            rows.append(("unguided", "unguided", 0.0, *at, "detail", base))
+            for weight in (0.5, 1.0):
+                for family, size in (("massive", massive), ("random_rank_window", control)):
+                    value = base + size * weight + 0.01 * rng.standard_normal()
+                    rows.append((f"{family}.w-{weight:g}", family, weight, *at, "detail", value))
+    return pd.DataFrame(rows, columns=list(GUIDED))
+
+
+def test_guidance_adds_detail_where_it_does() -> None:
+    found = detail_guidance.answer(guided(), metrics=["detail"], judging=QUICK)
+    table = found.tables["guidance"]
+    assert list(table.columns) == ["weight", "cfg", "family", "metric", "mean", "ci_low", "ci_high", "n"]
+    assert sorted(set(table["weight"])) == [0.0, 0.5, 1.0] and len(table) == 2 * 3 * 2
+    assert [answer.name for answer in found.answers] == [
+        "detail_guidance.cfg.w-0.5.detail", "detail_guidance.cfg.w-1.detail",
+        "detail_guidance.no_cfg.w-0.5.detail", "detail_guidance.no_cfg.w-1.detail",
+    ]  # fmt: skip
+    assert all(answer.outcome == "supported" for answer in found.answers)
+    assert [answer.primary for answer in found.answers] == [True, False, False, False]
+
+
+def test_guidance_that_takes_detail_away_is_said_to() -> None:
+    found = detail_guidance.answer(guided(massive=-0.3), metrics=["detail"], judging=QUICK)
+    assert all(answer.outcome == "not supported" for answer in found.answers)
+    with pytest.raises(BadInput, match="neither was measured"):
+        detail_guidance.answer(guided(), metrics=["ssim"], judging=QUICK)
+    with pytest.raises(BadInput, match="there was none"):
+        table = guided()
+        detail_guidance.answer(table[table["family"] != "massive"], metrics=["detail"], judging=QUICK)

@@ -1,0 +1,199 @@
+"""Carrying and guidance as stages of an analysis: specs, plans, resumed runs, tables, pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from dit_lens import analysis_transport as module
+from dit_lens.analysis_transport import (
+    GuidanceSpec,
+    SourceSpec,
+    TransportSpec,
+    plan_guidance,
+    plan_image,
+    plan_text,
+    run_guidance,
+    run_image,
+    run_text,
+)
+from dit_lens.errors import BadInput
+from dit_lens.methods.placeholder_statistics import placeholder_statistics
+from dit_lens.methods.transport.study import CarryStudy
+from dit_lens.run.records import RunFolder
+
+pytestmark = pytest.mark.tiny
+
+PAIRS = (("a red circle", "blue"), ("a cat", "two dogs"))
+SMALL = {
+    "controls": {"random": 1},
+    "strengths": (0.5,),
+    "curve_pairs": 1,
+    "ks": (1, 2),
+    "block_ranges": 2,
+    "gallery": 1,
+}
+
+
+@pytest.fixture
+def lens(tiny_sd3_lens):
+    return tiny_sd3_lens
+
+
+@pytest.fixture
+def sampling(lens):
+    return lens.sampling(steps=2, guidance_scale=4.5, max_sequence_length=0)
+
+
+@pytest.fixture
+def given(lens, sampling, tmp_path):
+    """What a stage is given: lens, sampling, statistics, channels, folder."""
+    stats = placeholder_statistics(lens, sampling, np.linspace(1, 0, 3))
+    folder = RunFolder.create(tmp_path / "run", "name: test\n")
+    return lens, sampling, stats, stats.select(top_k=2), folder
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (lambda: TransportSpec(strengths=(0.5, 1.0)), "strengths"),
+        (lambda: TransportSpec(strengths=(0.5, 0.5)), "more than once"),
+        (lambda: TransportSpec(controls={}), "controls"),
+        (lambda: TransportSpec(controls={"mean_set": 1}), "controls"),
+        (lambda: SourceSpec(image="a.png"), "image is given without targets"),
+        (lambda: SourceSpec(shows="a cat"), "shows describes image"),
+        (lambda: GuidanceSpec(weights=(0.0,)), "weights"),
+        (lambda: GuidanceSpec(wieghts=(1.0,)), "wieghts"),
+    ],
+)
+def test_specs_refuse_what_makes_no_sense(make_it, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_it()
+
+
+def test_every_field_is_described() -> None:
+    for kind in (TransportSpec, SourceSpec, GuidanceSpec):
+        for name, field in kind.model_json_schema()["properties"].items():
+            assert field.get("description"), f"{kind.__name__}.{name}"
+
+
+def test_prompts_are_carried_planned_and_resumed(given, sampling, monkeypatch) -> None:
+    lens, _, _, _, folder = given
+    spec = TransportSpec(pairs=PAIRS[:1], far_pairs=PAIRS[1:], **SMALL)
+    plan = plan_text(spec, lens, sampling, top_k=2)
+    assert plan.groups == 2 and plan.forwards > 0
+    told = []
+    answers = run_text(spec, *given, progress=False, say=told.append)
+    assert answers[0].name == "transport_text.toward_latent" and answers[0].question == "transport_text"
+    table = folder.table("transport")
+    assert set(table["pair_group"]) == {"all"} and set(table["direction"]) == {"forward", "backward"}
+    assert {"massive", "random", "all", "all_but_massive", "latent_blend", "prompt_blend"} <= set(
+        table["family"]
+    )
+    assert set(folder.table("transport_curves")["axis"]) == {"blocks", "steps", "k", "part"}
+    assert len(folder.table("transport_effects").groupby(["arm", "prompt"])) >= plan.cells
+    captions = {entry.caption for entry in folder.images() if entry.kind == "carry"}
+    assert {
+        "source",
+        "target",
+        "massive 0.5",
+        "massive 1",
+        "random 1",
+        "all 1",
+        "prompt_blend 0.5",
+    } <= captions
+    source = next(entry for entry in folder.images() if entry.caption == "source")
+    assert (source.prompt, source.file) == (PAIRS[0][0], "carry-pair-000-forward-seed-0-source.png")
+    monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
+    again = run_text(spec, *given, progress=False, say=told.append)
+    assert again == answers and any("results were known" in line for line in told)
+    pd.testing.assert_frame_equal(folder.table("transport"), table, check_exact=True)
+
+
+def test_pairs_are_needed_and_faults_name_their_key(lens, sampling) -> None:
+    with pytest.raises(BadInput, match=r"^transport.pairs: No pairs"):
+        plan_text(TransportSpec(), lens, sampling)
+    with pytest.raises(BadInput, match=r"^transport.pairs: 'a' stands in two"):
+        plan_text(TransportSpec(pairs=(("a", "b"), ("a", "c"))), lens, sampling)
+    with pytest.raises(BadInput, match=r"^transport: A dose of|^transport: .*20"):
+        plan_text(TransportSpec(pairs=PAIRS, ks=(20,)), lens, sampling)
+
+
+def saved_picture(lens, path):
+    ramp = np.linspace(0, 255, lens.defaults.width, dtype=np.uint8)
+    pixels = np.broadcast_to(ramp[None, :, None], (lens.defaults.height, lens.defaults.width, 3)).copy()
+    pixels[: lens.defaults.height // 2, : lens.defaults.width // 2] = (255, 0, 0)
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def test_a_users_picture_is_carried_and_resumed(given, sampling, tmp_path, monkeypatch) -> None:
+    lens, _, _, _, folder = given
+    source = SourceSpec(image=saved_picture(lens, tmp_path / "mine.png"), targets=PAIRS[1], shows="a corner")
+    spec = TransportSpec(**SMALL)
+    assert plan_image(spec, source, lens, sampling, top_k=2).groups == 2
+    answers = run_image(spec, source, *given, progress=False)
+    assert answers[0].name == "transport_image.noised.toward_latent" and answers[0].outcome == "undecided"
+    table = folder.table("transport_image")
+    assert set(table["origin"]) == {"noised", "inverted"} and set(table["n"]) <= {0, 1, 2}
+    assert (folder.table("inversions")["psnr"] > 0).all() and len(folder.table("inversions")) == 2
+    assert any(entry.file.startswith("carry-image-") for entry in folder.images())
+    monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
+    assert run_image(spec, source, *given, progress=False) == answers
+    pd.testing.assert_frame_equal(folder.table("transport_image"), table, check_exact=True)
+
+
+def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, sampling, tmp_path) -> None:
+    spec = TransportSpec(**SMALL)
+    small = tmp_path / "small.png"
+    Image.new("RGB", (5, 5)).save(small)
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (lens.defaults.width, lens.defaults.height), (0, 0, 0, 0)).save(clear)
+    fine = saved_picture(lens, tmp_path / "fine.png")
+    empty = tmp_path / "empty.png"
+    Image.new("L", (lens.defaults.width, lens.defaults.height)).save(empty)
+    for source, message in (
+        ({"image": str(small)}, r"^source.image: .*5 × 5"),
+        ({"image": str(clear)}, r"^source.image: .*background"),
+        ({"image": str(tmp_path / "none.png")}, r"^source.image: "),
+        ({"image": fine, "mask": str(empty)}, r"^source.mask: .*covers no token"),
+        ({"image": fine, "mask_block": "0-1"}, r"^source.mask_block: .*names 2 blocks"),
+        ({"image": fine, "mask_block": 77}, r"^source.mask_block: "),
+    ):
+        with pytest.raises(BadInput, match=message):
+            plan_image(spec, SourceSpec(**source, targets=("a cat",)), lens, sampling)
+    with pytest.raises(BadInput, match=r"source\.image is missing"):
+        plan_image(spec, SourceSpec(), lens, sampling)
+
+
+def test_guidance_is_run_and_resumed(given, sampling, monkeypatch) -> None:
+    lens, _, _, _, folder = given
+    spec = GuidanceSpec(prompts=2, weights=(0.5, 1.0), metrics=("detail_ratio", "ssim"), gallery=1)
+    prompts = [prompt for pair in PAIRS for prompt in pair]
+    plan = plan_guidance(spec, lens, sampling, prompts=prompts, top_k=2)
+    assert (plan.cells, plan.groups) == (2 * 2 * 5, 4)
+    answers = run_guidance(spec, *given, prompts=prompts, progress=False)
+    assert answers[0].primary and answers[0].name == "detail_guidance.cfg.w-0.5.detail_ratio"
+    table = folder.table("guidance")
+    still = table.query("weight == 0 and metric == 'ssim'")
+    assert (still["mean"] == 1).all() and set(table["cfg"]) == {True, False}
+    assert (table.query("weight == 1 and metric == 'ssim' and family == 'massive'")["mean"] < 1).all()
+    captions = {entry.caption for entry in folder.images() if entry.kind == "guide"}
+    assert captions == {
+        "target", "massive 0.5", "massive 1", "random_rank_window 0.5", "random_rank_window 1",
+    }  # fmt: skip
+    from dit_lens.methods.transport.guidance import GuidanceStudy
+
+    monkeypatch.setattr(GuidanceStudy, "_measured", lambda *a: pytest.fail("ran again"))
+    assert run_guidance(spec, *given, prompts=prompts, progress=False) == answers
+    pd.testing.assert_frame_equal(folder.table("guidance"), table, check_exact=True)
+
+
+def test_guidance_without_branches_to_guide_runs_without(lens) -> None:
+    plain = lens.sampling(steps=2, guidance_scale=1.0, max_sequence_length=0)
+    plan = plan_guidance(GuidanceSpec(prompts=1, metrics=("ssim",)), lens, plain, prompts=["a"], top_k=2)
+    assert plan.groups == 1
+    assert set(module.__all__) <= set(dir(module))
