@@ -103,11 +103,14 @@ class CarryStudy:
         )
 
     def missing(self, bundle: Bundle, cells: Mapping[str, Cell]) -> Bundle:
-        """A bundle with what is not known of it; cases of which all is known stay, for their run."""
-        return tuple(
-            replace(case, carries=tuple(c for c in case.carries if self.key(case, c).address not in cells))
-            for case in bundle
-        )
+        """A bundle with what is not known of it, once each; a case of which all is known stays."""
+        left = []
+        for case in bundle:
+            fresh = {self.key(case, c).address: c for c in reversed(case.carries)}
+            carries = tuple(c for c in case.carries if fresh.pop(self.key(case, c).address, None) is c)
+            known = (self.key(case, c).address in cells for c in carries)
+            left.append(replace(case, carries=tuple(c for c, k in zip(carries, known, strict=True) if not k)))
+        return tuple(left)
 
     def _scan(self, store: CellStore | None) -> tuple[dict[str, Cell], int]:
         """Results that the store holds, by address, and how many files were damaged."""
@@ -143,7 +146,8 @@ class CarryStudy:
 
         kinds: dict[Any, list[Any]] = {}
         mixed = 0
-        for number, bundle in enumerate(self.bundles):
+        whole = [self.missing(bundle, {}) for bundle in self.bundles]
+        for number, bundle in enumerate(whole):
             mixed += sum(runs_mixed(carry) for case in bundle for carry in case.carries)
             shape = (number == 0, *((len(c.carries), c.carries, c.donor.path is None) for c in bundle))
             if shape not in kinds:
@@ -154,9 +158,8 @@ class CarryStudy:
             graph = InterventionGraph(sampling=asdict(self.sampling))
             graph.trajectory(prompt=self.bundles[0][0].target, seed=0, until="end")
             plans.append((graph.plan(self.lens, sham=False), mixed))
-        cells = {self.key(case, carry).address for b in self.bundles for case in b for carry in case.carries}
         return StudyPlan(
-            cells=len(cells),
+            cells=sum(len(case.carries) for bundle in whole for case in bundle),
             known=0,
             groups=len(self.bundles),
             forwards=sum(plan.forwards * count for plan, count in plans),
@@ -241,7 +244,7 @@ class CarryStudy:
         """What has to run of a bundle: what is not known, or all if a picture is wanted; None if nothing."""
         left = self.missing(bundle, cells)
         if any(wants(case, name) for case in bundle for name in _names(case)):
-            return bundle
+            return self.missing(bundle, {})
         return left if any(case.carries for case in left) else None
 
     def _run_bundle(
