@@ -1,0 +1,50 @@
+"""Commands that list what there is."""
+
+from __future__ import annotations
+
+import typer
+
+from dit_lens.cli.frame import command, listing, print_json, stdout_kept_for_results
+from dit_lens.cli.options import (
+    AsJson,
+    Model,
+    open_lens,
+)
+
+
+@command(listing, "hook-points", "dit-lens list hook-points shapes-sd3")
+def list_hook_points(model: Model, as_json: AsJson = False) -> None:
+    """Every address inside a model, with the shape of what lies there."""
+    with stdout_kept_for_results():
+        lens = open_lens(model)
+    if as_json:
+        points = lens.hook_points
+        print_json([{"hook_point": str(point), "shape": list(points.shape(point))} for point in points])
+    else:
+        typer.echo(str(lens.hook_points))
+
+
+@command(listing, "models", "dit-lens list models")
+def list_models(as_json: AsJson = False) -> None:
+    """The embedded models."""
+    from dit_lens import zoo
+
+    found = [{"name": name, "path": str(zoo.path(name))} for name in zoo.names()]
+    print_json(found) if as_json else print_rows([(each["name"], each["path"]) for each in found])
+
+
+@command(listing, "analyses", "dit-lens list analyses")
+def list_analyses(as_json: AsJson = False) -> None:
+    """The packaged analyses, which run by name."""
+    from dit_lens.analysis_files import packaged, read_spec
+
+    found = [
+        {"name": name, "title": read_spec(path).title, "path": str(path)} for name, path in packaged().items()
+    ]
+    print_json(found) if as_json else print_rows([(each["name"], each["title"]) for each in found])
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, second in rows:
+        typer.echo(f"{first:<{width}}  {second}")

@@ -1,0 +1,111 @@
+"""Arguments that several commands share: their types and help, and how their text is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dit_lens.cli.frame import debugging
+from dit_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a packaged analysis.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="An embedded model, a diffusers pipeline's folder, or a hub id."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value of the spec; may be repeated."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: what suits the device.")
+]
+
+
+def open_lens(model: str, device: str = "cpu", dtype: str | None = None) -> DiTLens:
+    quieten_libraries(model)
+    from dit_lens.model.loading import load
+
+    return load(model, device=device, dtype=dtype)
+
+
+def quieten_libraries(model: str) -> None:
+    """Keep notes for programmers off the terminal; must run before the libraries are imported."""
+    if debugging():
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from dit_lens import zoo
+
+    if model in zoo.names() or Path(model).is_dir():
+        # Bars are for downloads; opening local files takes a moment.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def parse_seeds(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise BadInput(
+            f"--seeds {text!r}: write whole numbers separated by commas, for example --seeds 0,1,2"
+        )
+    return found
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Strengths from start:stop:count, ends included, or from a list."""
+    lowest, highest, most = 0.0, 2.0, 32
+    found: list[float] = []
+    try:
+        if ":" in text:
+            first, last, amount = text.split(":")
+            start, stop, count = float(first), float(last), int(amount)
+            if 2 <= count <= most:
+                found = [round(start + (stop - start) * i / (count - 1), 6) for i in range(count)]
+        else:
+            found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not 1 <= len(found) <= most:
+        raise BadInput(
+            f"--strength {text!r}: write start:stop:count, such as 0:1:5, with a count from 2 to {most}; "
+            f"or at most {most} numbers separated by commas, such as 0.5,1"
+        )
+    for value in found:
+        # NaN compares false, and is refused as well.
+        if not lowest <= value <= highest:
+            raise BadInput(
+                f"--strength {text!r}: {value:g} is outside [{lowest:g}, {highest:g}]; 0 leaves the target, "
+                "1 puts the source's values in place of its own, more overshoots."
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def require_known(option: str, asked: str, known: tuple[str, ...]) -> None:
+    from dit_lens.errors import did_you_mean
+
+    if asked not in known:
+        raise BadInput(f"{option} {asked!r}: there is {', '.join(known)}.{did_you_mean(asked, known)}")
+
+
+def require_writable(out: Path | None) -> None:
+    """Refuse a place that cannot be written before the minutes of work, not after."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise BadInput(f"--out {out}: this is a folder; name a file, for example {out / 'massive.json'}")
+    parent = next((folder for folder in (out.parent, *out.parent.parents) if folder.exists()), Path())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise BadInput(f"--out {out}: nothing can be written in {parent}. Choose another place.")
