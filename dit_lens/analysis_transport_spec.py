@@ -68,7 +68,7 @@ class TransportSpec(_Spec):
     channels."""
     prompt_strengths: tuple[Between, ...] = (0.5,)
     """Strengths at which prompts are mixed for every pair; each costs an image."""
-    curve_pairs: Annotated[StrictInt, Field(ge=0)] = 4
+    curve_pairs: Annotated[StrictInt, Field(ge=0)] = 3
     """The first so many pairs that differ most are run along the curves."""
     block_ranges: Count = 3
     """Ranges that depth is cut into; each is carried alone."""
