@@ -177,11 +177,11 @@ class MapsSpec(_Spec):
     """Denoising steps of `step_map` and `patch_map`, written as in `channels.steps`."""
     prompts: Count = 12
     """`step_map` takes the first so many held-out prompts."""
-    pairs: Count = 8
+    pairs: Count = 12
     """`patch_map` takes the first so many pairs."""
-    final_steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "::2"
+    final_steps: StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[Number]] = "::4"
     """Denoising steps of `final_map`."""
-    final_prompts: Count = 6
+    final_prompts: Count = 8
     """`final_map` takes the first so many held-out prompts."""
     control: Control = "energy_matched"
     """What every cell is compared with: the first draw of this control (`patch_map`, to which energy says
