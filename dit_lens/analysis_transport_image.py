@@ -195,10 +195,17 @@ def source_pictures(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> tu
     if source.image is not None:
         with naming("source.image"):
             pixels = read_picture(source.image, size, background=source.background, resize=source.resize)
-        assert source.targets is not None
+        targets = source.targets
+        if targets is None:
+            if lens.name not in zoo.names():
+                raise BadInput(
+                    f"source.targets is missing: name prompts of {lens.name} into whose runs "
+                    f"{source.image} is carried."
+                )
+            targets = tuple(p.target for p in rendered(source.scenes, source.scene_seed, size))
         return tuple(
             Picture(f"picture-{i:03d}", pixels, source.shows, source.prompt or "", target)
-            for i, target in enumerate(source.targets)
+            for i, target in enumerate(targets)
         )
     if lens.name not in zoo.names():
         raise BadInput(

@@ -107,7 +107,8 @@ class SourceSpec(_Spec):
     """Block whose channels are segmented: a number, or a fraction of depth."""
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """Prompts into whose runs it is carried: a list, or a text file. A file picture is carried into each, the
-    i-th scene into the i-th. Absent, for scenes captions that differ from theirs in every attribute."""
+    i-th scene into the i-th. Absent, captions of the embedded world: for scenes such as differ from theirs in
+    every attribute, for a file picture the same ones."""
     scenes: Annotated[StrictInt, Field(ge=1, le=256)] = 8
     """How many scenes are rendered, where no image is given."""
     scene_seed: Seed = 5
@@ -119,9 +120,7 @@ class SourceSpec(_Spec):
     """How it is brought to the noise levels."""
 
     @model_validator(mode="after")
-    def _needs_targets(self) -> SourceSpec:
-        if self.image is not None and self.targets is None:
-            raise ValueError("image is given without targets: name prompts into which the picture is carried")
+    def _shows_an_image(self) -> SourceSpec:
         if self.image is None and self.shows is not None:
             raise ValueError("shows describes image, and image is not given; scenes bring their captions")
         return self

@@ -63,7 +63,6 @@ def given(lens, sampling, tmp_path):
         (lambda: TransportSpec(strengths=(0.5, 0.5)), "more than once"),
         (lambda: TransportSpec(controls={}), "controls"),
         (lambda: TransportSpec(controls={"mean_set": 1}), "controls"),
-        (lambda: SourceSpec(image="a.png"), "image is given without targets"),
         (lambda: SourceSpec(shows="a cat"), "shows describes image"),
         (lambda: GuidanceSpec(weights=(0.0,)), "weights"),
         (lambda: GuidanceSpec(wieghts=(1.0,)), "wieghts"),
@@ -167,6 +166,8 @@ def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, samplin
             plan_image(spec, SourceSpec(**source, targets=("a cat",)), lens, sampling)
     with pytest.raises(BadInput, match=r"source\.image is missing"):
         plan_image(spec, SourceSpec(), lens, sampling)
+    with pytest.raises(BadInput, match=r"source\.targets is missing"):
+        plan_image(spec, SourceSpec(image=fine), lens, sampling)
 
 
 def test_guidance_is_run_and_resumed(given, sampling, monkeypatch) -> None:
