@@ -19,7 +19,7 @@ from dit_lens.errors import BadInput, DitLensError, RunFailure
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dit_lens.analysis import run_analysis
+    from dit_lens.analysis.run import run_analysis
     from dit_lens.graph.graph import InterventionGraph
     from dit_lens.graph.interventions import (
         Add,
@@ -84,7 +84,7 @@ _HOMES = {
     "run_study": "dit_lens.methods.study",
     "segment_prompt": "dit_lens.methods.spatial",
     "Mask": "dit_lens.methods.spatial",
-    "run_analysis": "dit_lens.analysis",
+    "run_analysis": "dit_lens.analysis.run",
     "plots": "dit_lens.report.plots",
 }
 

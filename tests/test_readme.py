@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from dit_lens import zoo
-from dit_lens.analysis_files import packaged_folder, read_spec
+from dit_lens.analysis.files import packaged_folder
+from dit_lens.analysis.reading import read_spec
 from dit_lens.cli import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

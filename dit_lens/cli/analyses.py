@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """Carry out a declared analysis and print its report's path."""
     from dit_lens.analysis import run_analysis
-    from dit_lens.analysis_files import read_spec
+    from dit_lens.analysis.reading import read_spec
     from dit_lens.run.records import RunFolder
 
     declared = read_spec(spec, overrides or ())
@@ -76,7 +76,7 @@ def plan(
     minutes. Nothing is written.
     """
     from dit_lens.analysis import open_model, plan_analysis
-    from dit_lens.analysis_files import is_graph, read_spec
+    from dit_lens.analysis.reading import is_graph, read_spec
 
     if is_graph(spec):
         if overrides:
@@ -134,7 +134,7 @@ def schema(
 ) -> None:
     """Print a JSON Schema: of an analysis file, of an intervention graph, or of results.json."""
     if of is SchemaOf.analysis:
-        from dit_lens.analysis_spec import json_schema
+        from dit_lens.analysis.spec import json_schema
 
         print_json(json_schema())
     elif of is SchemaOf.graph:

@@ -36,7 +36,8 @@ def list_models(as_json: AsJson = False) -> None:
 @command(listing, "analyses", "dit-lens list analyses")
 def list_analyses(as_json: AsJson = False) -> None:
     """The packaged analyses, which run by name."""
-    from dit_lens.analysis_files import packaged, read_spec
+    from dit_lens.analysis.files import packaged
+    from dit_lens.analysis.reading import read_spec
 
     found = [
         {"name": name, "title": read_spec(path).title, "path": str(path)} for name, path in packaged().items()

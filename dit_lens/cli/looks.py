@@ -43,7 +43,7 @@ def discover(
     as_json: AsJson = False,
 ) -> None:
     """Find the massive channels of every block."""
-    from dit_lens.analysis_files import read_prompts
+    from dit_lens.analysis.files import read_prompts
 
     texts = read_prompts(prompts)
     numbers = parse_seeds(seeds)

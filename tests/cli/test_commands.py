@@ -154,7 +154,7 @@ def test_every_failure_has_a_message_and_a_status(
     def failing() -> None:
         raise error
 
-    monkeypatch.setattr("dit_lens.analysis_spec.json_schema", failing)
+    monkeypatch.setattr("dit_lens.analysis.spec.json_schema", failing)
     done = dit("schema")
     assert done.exit_code == status
     assert expected in done.stderr
@@ -167,7 +167,7 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, how: lis
     def failing() -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("dit_lens.analysis_spec.json_schema", failing)
+    monkeypatch.setattr("dit_lens.analysis.spec.json_schema", failing)
     monkeypatch.setenv("DIT_LENS_DEBUG", "1")
     assert isinstance(dit(*how).exception, ZeroDivisionError)
 

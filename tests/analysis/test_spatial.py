@@ -11,9 +11,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dit_lens import analysis_spatial_files
-from dit_lens.analysis_spatial import SpatialSpec, plan_spatial, run_spatial
-from dit_lens.analysis_spatial_files import THUMBNAIL, MaskRows, thumbnail
+from dit_lens.analysis import spatial_files
+from dit_lens.analysis.spatial import SpatialSpec, plan_spatial, run_spatial
+from dit_lens.analysis.spatial_files import THUMBNAIL, MaskRows, thumbnail
 from dit_lens.errors import BadInput
 from dit_lens.methods.channels import discover
 from dit_lens.methods.spatial import RULES, Clustering, Mask
@@ -309,9 +309,9 @@ def test_without_overlays_and_with_files_no_picture_is_made(
 
 def test_rows_of_another_version_are_made_again(tmp_path, done) -> None:
     folder = RunFolder.create(tmp_path / "run", "a: 1")
-    folder.write_table(analysis_spatial_files.TABLE, done[0].table("spatial").drop(columns="dropped"))
+    folder.write_table(spatial_files.TABLE, done[0].table("spatial").drop(columns="dropped"))
     assert MaskRows(folder, Clustering()).table().empty
-    folder.write_table(analysis_spatial_files.TABLE, done[0].table("spatial"))
+    folder.write_table(spatial_files.TABLE, done[0].table("spatial"))
     assert len(MaskRows(folder, Clustering()).table()) == len(done[0].table("spatial"))
     assert MaskRows(folder, Clustering(clusters=3)).table().empty
 

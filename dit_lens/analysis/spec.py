@@ -1,7 +1,7 @@
 """What a declared analysis says: which model, prompts, seeds, sampling, channels, and which questions.
 
 The values here are frozen and hold no behaviour beyond their own consistency; reading them from files is
-`analysis_files`, carrying them out is `analysis`. Their docstrings are the JSON Schema's descriptions.
+`reading`, carrying them out is `run`. Their docstrings are the JSON Schema's descriptions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
-from dit_lens.analysis_spatial_spec import SpatialSpec
-from dit_lens.analysis_transport_spec import GuidanceSpec, SourceSpec, TransportSpec
+from dit_lens.analysis.spatial_spec import SpatialSpec
+from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis_effects import naming
-from dit_lens.analysis_transport_shared import (
+from dit_lens.analysis.effects import naming
+from dit_lens.analysis.transport_shared import (
     CarryPictures,
     Say,
     carry_measures,
@@ -15,7 +15,7 @@ from dit_lens.analysis_transport_shared import (
     setting_of,
     stand_ins,
 )
-from dit_lens.analysis_transport_spec import SourceSpec, TransportSpec
+from dit_lens.analysis.transport_spec import SourceSpec, TransportSpec
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:

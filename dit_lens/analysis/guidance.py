@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dit_lens.analysis_effects import naming
-from dit_lens.analysis_transport_shared import Say, stand_ins
-from dit_lens.analysis_transport_spec import GuidanceSpec
+from dit_lens.analysis.effects import naming
+from dit_lens.analysis.transport_shared import Say, stand_ins
+from dit_lens.analysis.transport_spec import GuidanceSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dit_lens.analysis_transport_spec import TransportSpec
+from dit_lens.analysis.transport_spec import TransportSpec
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dit_lens.analysis_effects import EffectStudies, Outcome, judged_seeds, split
-from dit_lens.analysis_files import read_spec
-from dit_lens.analysis_plan import Plan, make_plan
-from dit_lens.analysis_spec import AnalysisSpec
-from dit_lens.analysis_stages import Asked, Found, stages
+from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, split
+from dit_lens.analysis.plan import Plan, make_plan
+from dit_lens.analysis.reading import read_spec
+from dit_lens.analysis.spec import AnalysisSpec
+from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
 from dit_lens.run.records import RunFolder, RunRecord
 

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_lens.analysis_files import packaged, read_prompts, read_spec
-from dit_lens.analysis_spec import CHANNEL_SECTIONS, AnalysisSpec, json_schema
+from dit_lens.analysis.files import packaged, read_prompts
+from dit_lens.analysis.reading import read_spec
+from dit_lens.analysis.spec import CHANNEL_SECTIONS, AnalysisSpec, json_schema
 from dit_lens.errors import BadInput
 
 pytestmark = pytest.mark.pure

@@ -9,7 +9,7 @@ import pytest
 
 import dit_lens
 from dit_lens.analysis import plan_analysis, run_analysis, write_report
-from dit_lens.analysis_spec import CHANNEL_SECTIONS
+from dit_lens.analysis.spec import CHANNEL_SECTIONS
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run.records import RunFolder
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from dit_lens import analysis_transport as module
-from dit_lens.analysis_transport import (
+from dit_lens.analysis import transport as module
+from dit_lens.analysis.transport import (
     GuidanceSpec,
     SourceSpec,
     TransportSpec,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis_effects import naming
-from dit_lens.analysis_spatial_files import CALIBRATION, FAMILIES, OVER_K, MaskRows, Overlays
-from dit_lens.analysis_spatial_spec import SpatialSpec
+from dit_lens.analysis.effects import naming
+from dit_lens.analysis.spatial_files import CALIBRATION, FAMILIES, OVER_K, MaskRows, Overlays
+from dit_lens.analysis.spatial_spec import SpatialSpec
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:

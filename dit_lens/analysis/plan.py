@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis_effects import EffectStudies, Study, naming, split
-from dit_lens.analysis_stages import Asked, StagePlan, stages
+from dit_lens.analysis.effects import EffectStudies, Study, naming, split
+from dit_lens.analysis.stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
 from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
 
 if TYPE_CHECKING:
-    from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.study import StudyPlan
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch, Sampling

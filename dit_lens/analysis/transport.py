@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dit_lens.analysis_effects import naming
-from dit_lens.analysis_guidance import plan_guidance, run_guidance
-from dit_lens.analysis_transport_image import plan_image, run_image
-from dit_lens.analysis_transport_shared import (
+from dit_lens.analysis.effects import naming
+from dit_lens.analysis.guidance import plan_guidance, run_guidance
+from dit_lens.analysis.transport_image import plan_image, run_image
+from dit_lens.analysis.transport_shared import (
     CarryPictures,
     Say,
     carry_measures,
@@ -20,7 +20,7 @@ from dit_lens.analysis_transport_shared import (
     setting_of,
     stand_ins,
 )
-from dit_lens.analysis_transport_spec import GuidanceSpec, SourceSpec, TransportSpec
+from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
 
 if TYPE_CHECKING:
     from dit_lens.methods.answers import Answer

@@ -15,7 +15,7 @@ from dit_lens.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.arms import Arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dit_lens.analysis_effects import judged_seeds, split
+from dit_lens.analysis.effects import judged_seeds, split
 
 if TYPE_CHECKING:
-    from dit_lens.analysis_spec import AnalysisSpec
+    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.model.lens import DiTLens
@@ -85,7 +85,7 @@ def stages(spec: AnalysisSpec) -> tuple[Stage, ...]:
 
 
 def _plan_spatial(asked: Asked) -> StagePlan:
-    from dit_lens.analysis_spatial import plan_spatial
+    from dit_lens.analysis.spatial import plan_spatial
 
     spec = asked.spec
     return plan_spatial(
@@ -101,7 +101,7 @@ def _plan_spatial(asked: Asked) -> StagePlan:
 
 
 def _run_spatial(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis_spatial import run_spatial
+    from dit_lens.analysis.spatial import run_spatial
 
     spec = asked.spec
     return run_spatial(
@@ -119,13 +119,13 @@ def _run_spatial(asked: Asked, found: Found) -> tuple[Answer, ...]:
 
 
 def _plan_text(asked: Asked) -> StagePlan:
-    from dit_lens.analysis_transport import plan_text
+    from dit_lens.analysis.transport import plan_text
 
     return plan_text(asked.spec.transport, asked.lens, asked.sampling, top_k=asked.top_k, **asked.shared)
 
 
 def _run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis_transport import run_text
+    from dit_lens.analysis.transport import run_text
 
     return run_text(
         asked.spec.transport,
@@ -140,7 +140,7 @@ def _run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
 
 
 def _plan_image(asked: Asked) -> StagePlan:
-    from dit_lens.analysis_transport import plan_image
+    from dit_lens.analysis.transport import plan_image
 
     spec = asked.spec
     return plan_image(
@@ -149,7 +149,7 @@ def _plan_image(asked: Asked) -> StagePlan:
 
 
 def _run_image(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis_transport import run_image
+    from dit_lens.analysis.transport import run_image
 
     return run_image(
         asked.spec.transport,
@@ -165,7 +165,7 @@ def _run_image(asked: Asked, found: Found) -> tuple[Answer, ...]:
 
 
 def _plan_guidance(asked: Asked) -> StagePlan:
-    from dit_lens.analysis_transport import plan_guidance
+    from dit_lens.analysis.transport import plan_guidance
 
     return plan_guidance(
         asked.spec.guidance,
@@ -178,7 +178,7 @@ def _plan_guidance(asked: Asked) -> StagePlan:
 
 
 def _run_guidance(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis_transport import run_guidance
+    from dit_lens.analysis.transport import run_guidance
 
     return run_guidance(
         asked.spec.guidance,

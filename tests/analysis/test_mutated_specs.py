@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dit_lens as dl
 from dit_lens.analysis import plan_analysis
-from dit_lens.analysis_files import read_spec
+from dit_lens.analysis.reading import read_spec
 from dit_lens.errors import BadInput
 
 pytestmark = pytest.mark.tiny

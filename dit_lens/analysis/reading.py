@@ -1,0 +1,201 @@
+"""Reading declared analyses: YAML, overrides, and the files that a spec names.
+
+Files are data: YAML goes through the safe loader, and nothing in a spec is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dit_lens.analysis.faults import Key, explained
+from dit_lens.analysis.files import find_spec, read_pairs, read_prompts, read_text
+from dit_lens.analysis.spec import SELECTIONS, AnalysisSpec
+from dit_lens.errors import BadInput
+
+_FILES = {
+    ("effects", "prompts"): read_prompts,
+    ("effects", "pairs"): read_pairs,
+    ("transport", "pairs"): read_pairs,
+    ("transport", "far_pairs"): read_pairs,
+    ("source", "targets"): read_prompts,
+}
+"""Keys whose value may name a text file, and how it is read; it lies relative to the spec."""
+
+
+def is_graph(source: str | Path) -> bool:
+    """Whether a file holds an intervention graph rather than an analysis: it lists trajectories."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return False
+    data, _ = _load_yaml(path)
+    return "trajectories" in data
+
+
+def read_spec(
+    source: str | Path | Mapping[str, Any] | AnalysisSpec, overrides: Sequence[str] = ()
+) -> AnalysisSpec:
+    """Read, override and check a spec; its prompts are then the texts themselves.
+
+    Args:
+        source: a YAML file, the name of a packaged analysis, plain data, or a spec that is taken as it is.
+        overrides: `key.path=value` each, the value read as YAML; a prompts file given so is relative to the
+            current folder, one in a spec file to that file.
+
+    Raises:
+        BadInput: with the file, the line and the key of the fault.
+
+    >>> spec = read_spec({"model": "shapes-sd3", "prompts": ["a star"], "seeds": [0]}, ["sampling.steps=8"])
+    >>> spec.sampling.steps, spec.channels.selection
+    (8, {'top_k': 4})
+    """
+    if isinstance(source, AnalysisSpec):
+        if not overrides:
+            return source
+        source = source.as_data()
+    if isinstance(source, Mapping):
+        return _build(
+            deepcopy(dict(source)), overrides, place="spec", folder=Path(), stem="analysis", lines={}
+        )
+    path = find_spec(source)
+    data, lines = _load_yaml(path)
+    return _build(data, overrides, place=str(path), folder=path.parent, stem=path.stem, lines=lines)
+
+
+def _build(
+    data: dict[str, Any],
+    overrides: Sequence[str],
+    *,
+    place: str,
+    folder: Path,
+    stem: str,
+    lines: Mapping[Key, int],
+) -> AnalysisSpec:
+    if isinstance(data.get("model"), str):
+        data["model"] = {"name": data["model"]}
+    for text in overrides:
+        _override(data, text)
+    if isinstance(data.get("prompts"), str):
+        data["prompts"] = read_prompts(folder / data["prompts"], asked_by=f"{place}: prompts")
+    for (part, key), read in _FILES.items():
+        inside = data.get(part)
+        if isinstance(inside, dict) and isinstance(inside.get(key), str):
+            inside[key] = read(folder / inside[key], asked_by=f"{place}: {part}.{key}")
+    data.setdefault("name", stem)
+    if isinstance(data["name"], str):
+        data.setdefault("title", data["name"].replace("_", " ").capitalize())
+    _pin_local_model(data)
+    _pin_files(data, folder)
+    try:
+        return AnalysisSpec.model_validate(data)
+    except ValidationError as error:
+        overridden: dict[Key, str] = {
+            tuple(text.partition("=")[0].split(".")): f"--set {text}: " for text in overrides
+        }
+        written: dict[Key, str] = {key: f"{place}:{line}: " for key, line in lines.items()}
+        heads = {k: v for k, v in written.items() if not any(k[: len(o)] == o for o in overridden)}
+        heads |= overridden
+        raise BadInput("\n".join(explained(error.errors(), data, heads, f"{place}: "))) from None
+
+
+def _pin_local_model(data: dict[str, Any]) -> None:
+    """Turn the relative folder of a model into an absolute one, so that the run folder's spec stays valid."""
+    from dit_lens import zoo
+
+    model = data.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str) or model["name"] in zoo.names():
+        return
+    folder = Path(model["name"]).expanduser()
+    if folder.is_dir():
+        data["model"] = {**model, "name": str(folder.resolve())}
+
+
+def _pin_files(data: dict[str, Any], folder: Path) -> None:
+    """Likewise a folder of masks, a picture and a mask, where the names are those of files."""
+    for part, key in (("spatial", "truth"), ("source", "image"), ("source", "mask")):
+        inside = data.get(part)
+        if isinstance(inside, dict) and isinstance(inside.get(key), str):
+            place = folder / Path(inside[key]).expanduser()
+            if place.exists():
+                inside[key] = str(place.resolve())
+
+
+def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """The file's mapping, and the line of every key in it."""
+    text = read_text(path, what="spec")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_lines(node, (), path)) if node is not None else {}
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise BadInput(f"{path}{line}: this is no YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: this is no YAML: {error}.") from None
+    if not isinstance(data, dict):
+        raise BadInput(
+            f"{path}: a spec is a mapping with at least model, prompts and seeds; "
+            f"this file holds {'nothing' if data is None else 'a ' + type(data).__name__}."
+        )
+    return data, lines
+
+
+def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise BadInput(
+                    f"{path}:{line}: {'.'.join(map(str, (*at, key.value)))}: the key stands twice, first in "
+                    f"line {seen[key.value]}. YAML would silently take the last; keep one."
+                )
+            seen[key.value] = line
+            yield (*at, key.value), line
+            yield from _lines(value, (*at, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*at, index), value.start_mark.line + 1
+            yield from _lines(value, (*at, index), path)
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, written = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(f"--set {text}: write key.path=value, for example --set sampling.steps=8")
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        raise BadInput(
+            f"--set {text}: {written!r} is no YAML value. Quote it, or check its brackets."
+        ) from None
+    if parts == ["model"] and isinstance(value, str):
+        value = {"name": value}
+    if tuple(parts) in (("prompts",), ("source", "image"), *_FILES) and isinstance(value, str):
+        value = str(Path(value).expanduser().absolute())
+    if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
+        # They exclude each other, so choosing one takes back what the file chose.
+        data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in SELECTIONS}
+    place: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, text)
+        if not isinstance(place, dict | list):
+            where = ".".join(parts[: depth + 1])
+            raise BadInput(f"--set {text}: {where} is {place!r}, which has nothing inside it to set.")
+    if isinstance(place, dict):
+        place[parts[-1]] = value
+    else:
+        _item(place, parts[-1], text)
+        place[int(parts[-1])] = value
+
+
+def _item(place: list[Any], part: str, text: str) -> Any:
+    if not part.isdigit() or int(part) >= len(place):
+        raise BadInput(f"--set {text}: {part!r} is no place in a list of {len(place)}; count from 0.")
+    return place[int(part)]
