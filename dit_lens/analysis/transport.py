@@ -109,9 +109,12 @@ def text_study(
     Raises:
         BadInput: naming the key under `transport` that does not fit.
     """
+    from dit_lens import zoo
     from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor, curve_carries
     from dit_lens.methods.transport.arms import BOUNDS, MASSIVE, family_carries
+    from dit_lens.methods.transport.cases import SUBJECT
     from dit_lens.methods.transport.pairs import DIRECTIONS, EVERYTHING, read_pairs
+    from dit_lens.zoo.scenes import IMAGE_SIZE
 
     with naming("transport"):
         measures = carry_measures(lens, spec.alignment)
@@ -141,11 +144,14 @@ def text_study(
     widest = sorted(pairs, key=lambda pair: pair.group != EVERYTHING)
     graded, curved = set(widest[: spec.strength_pairs]), set(widest[: spec.curve_pairs])
 
+    size = (sampling.height, sampling.width)
+    mask = SUBJECT if lens.name in zoo.names() and size == (IMAGE_SIZE, IMAGE_SIZE) else None
+
     def case(pair: Pair, number: int, seed: int, direction: str) -> Case:
         target, source = pair.ends(direction)
         carries = (*core, *blends, *(partial if pair in graded else ()), *(curve if pair in curved else ()))
         unit = f"pair-{number:03d}"
-        return Case(target, seed, Donor.of_prompt(source), carries, unit, pair.group, direction)
+        return Case(target, seed, Donor.of_prompt(source), carries, unit, pair.group, direction, mask)
 
     bundles = tuple(
         tuple(case(pair, number, seed, direction) for direction in DIRECTIONS)

@@ -154,6 +154,7 @@ def image_study(
     Raises:
         BadInput: naming the key under `transport` that does not fit.
     """
+    from dit_lens.methods.spatial import Mask
     from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor
     from dit_lens.methods.transport.arms import BOUNDS, MASSIVE, family_carries
     from dit_lens.methods.transport.pairs import EVERYTHING
@@ -176,7 +177,8 @@ def image_study(
                 partial = family_carries(setting, [MASSIVE], strengths=spec.strengths, tokens=tokens)
             carries = (*core, *mixtures, *(partial if picture.unit in graded else ()))
             donor = Donor(picture.prompt, picture.shows, path)
-            case = Case(picture.target, seed, donor, carries, picture.unit, EVERYTHING, origin)
+            mask = tokens if isinstance(tokens, Mask) else None
+            case = Case(picture.target, seed, donor, carries, picture.unit, EVERYTHING, origin, mask)
             bundles.setdefault((picture.unit, seed), []).append(case)
     return CarryStudy(lens, tuple(map(tuple, bundles.values())), sampling, measures, arms_per_forward)
 

@@ -29,6 +29,7 @@ from dit_lens.methods.metrics import (
     share_of_the_way,
     step_distance,
 )
+from dit_lens.methods.regions import region_change
 from dit_lens.methods.scorers import Scorer, score_images
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
@@ -61,7 +62,10 @@ WITH_A_DONOR = ("toward", "toward_latent", "margin", *MOVES)
 AT_THE_END = ("latent", *IMAGE_METRICS, *ABSOLUTE, "toward_latent", "margin", *MOVES)
 """Metrics of the readout "final"."""
 
-_MEASURABLE = tuple(name for name in METRICS if name in (*AT_THE_END, *AT_A_STEP))
+WITH_A_MASK = ("change_inside", "change_outside")
+"""Metrics of a finished image that need a mask, too; studies of carrying know one."""
+
+_MEASURABLE = tuple(name for name in METRICS if name in (*AT_THE_END, *AT_A_STEP, *WITH_A_MASK))
 
 _DEFINITIONS = {
     name: f"{name}/1" + (f" cutoff={CUTOFF}" if name in ("change_low", "change_high", "detail_ratio") else "")
@@ -164,6 +168,7 @@ class Measures:
         images: Sequence[Image] | None,
         clean_images: Sequence[Image] | None,
         donor_prompts: Sequence[str] | None = None,
+        inside: npt.NDArray[np.bool_] | None = None,
     ) -> dict[str, Array]:
         """Metrics of runs that have ended, float64 [rows] each.
 
@@ -172,6 +177,8 @@ class Measures:
                 `toward_latent`. images, clean_images: one per row, for metrics of pictures.
             donor_prompts: what each row's donor shows, for `margin`, `moved` and `kept`; without it these
                 are NaN.
+            inside: the mask of pixels [H, W] for `change_inside` and `change_outside`; without it these are
+                NaN.
         """
         wanted = [name for name in self.names if name in set(names)]
         found: dict[str, Array] = {}
@@ -182,11 +189,14 @@ class Measures:
         seen = [name for name in wanted if needs_image(name)]
         if seen:
             assert images is not None and clean_images is not None
-            alone = [name for name in seen if name not in WITH_A_DONOR]
+            alone = [name for name in seen if name not in (*WITH_A_DONOR, *WITH_A_MASK)]
             found |= self._pictures(alone, prompts, images, clean_images)
             found |= self._carried(
                 [name for name in seen if name in WITH_A_DONOR], prompts, donor_prompts, images, clean_images
             )
+            masked = [name for name in seen if name in WITH_A_MASK]
+            changes = region_change(images, clean_images, inside) if masked and inside is not None else {}
+            found |= {name: changes.get(name, np.full(len(images), np.nan)) for name in masked}
         return found
 
     def _carried(
@@ -242,7 +252,7 @@ class Measures:
 
 def needs_image(name: str) -> bool:
     """Whether a metric looks at pictures."""
-    return name in IMAGE_METRICS or name in ABSOLUTE or name == "margin" or name in MOVES
+    return name in (*IMAGE_METRICS, *ABSOLUTE, *MOVES, *WITH_A_MASK, "margin")
 
 
 def rows_at_a_time(height: int, width: int) -> int:
@@ -257,7 +267,7 @@ def rows_at_a_time(height: int, width: int) -> int:
 def default_measures(
     lens: DiTLens, names: Sequence[str] | None = None, *, clip: Scorer | str | None = None
 ) -> Measures:
-    """The metrics that can be measured on a model: all of them on an embedded one.
+    """The metrics that can be measured on a model: on an embedded one all that need no mask.
 
     On other models attributes cannot be read, and prompt alignment needs a CLIP: `clip` is a scorer, or the
     hub id or folder of a CLIP. SSIM is left out where torchmetrics is not installed.
@@ -289,6 +299,7 @@ def default_measures(
         alignment = alignment or EmbeddedAlignment(reader)
     if names is None:
         left_out = {
+            *WITH_A_MASK,
             *((*READ_OFF, *MOVES) if reader is None else ()),
             *(RATED if alignment is None else ()),
             *(("ssim",) if importlib.util.find_spec("torchmetrics") is None else ()),

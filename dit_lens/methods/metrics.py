@@ -52,6 +52,8 @@ METRICS = {
         Metric("ssim", "SSIM with the clean image", "", "less"),
         Metric("change_low", "change at low frequencies", "pixel value, 0 to 1", "greater"),
         Metric("change_high", "change at high frequencies", "pixel value, 0 to 1", "greater"),
+        Metric("change_inside", "change inside the mask", "pixel value, 0 to 1", "greater"),
+        Metric("change_outside", "change outside the mask", "pixel value, 0 to 1", "greater"),
         Metric("detail_ratio", "high-frequency magnitude over the clean image's", "ratio", "less"),
         Metric("alignment", "prompt alignment", "cosine", "less"),
         Metric("semantics", "semantic attributes as asked", "share", "less"),

@@ -32,8 +32,14 @@ _HERE = {
     "toward_latent": MetricWords("final latent's way to the source's", "share of the way"),
     "ssim": MetricWords("SSIM with the unedited target"),
 }
-UNMOVED = {"toward_latent": 0.0, "margin": 0.0, "ssim": 1.0}  # of the target itself
-_FIRST = ("toward_latent", "margin", "moved", "kept", "ssim")
+UNMOVED = {  # of the target itself
+    "toward_latent": 0.0,
+    "margin": 0.0,
+    "ssim": 1.0,
+    "change_inside": 0.0,
+    "change_outside": 0.0,
+}
+_FIRST = ("toward_latent", "margin", "moved", "kept", "ssim", "change_inside", "change_outside")
 
 
 def carry_words(metric: str) -> MetricWords:

@@ -31,6 +31,8 @@ _METRICS = {
     "ssim": MetricWords("SSIM with the clean image"),
     "change_low": MetricWords("change at low frequencies", "pixel value, 0 to 1"),
     "change_high": MetricWords("change at high frequencies", "pixel value, 0 to 1"),
+    "change_inside": MetricWords("change inside the mask", "pixel value, 0 to 1"),
+    "change_outside": MetricWords("change outside the mask", "pixel value, 0 to 1"),
     "detail_ratio": MetricWords("high-frequency magnitude over the clean image's", "ratio"),
     "latent": MetricWords("latent distance", "share of the reference's norm"),
     "predicted_x0": MetricWords("drift of the predicted image", "share of the reference's norm"),

@@ -138,6 +138,8 @@ def test_a_users_picture_is_carried_and_resumed(given, sampling, tmp_path, monke
     assert answers[0].name == "transport_image.noised.toward_latent" and answers[0].outcome == "undecided"
     table = folder.table("transport_image")
     assert set(table["origin"]) == {"noised", "inverted"} and set(table["n"]) <= {0, 1, 2}
+    effects = folder.table("transport_image_effects")
+    assert {"change_inside", "change_outside"} <= set(effects["metric"])
     assert (folder.table("inversions")["psnr"] > 0).all() and len(folder.table("inversions")) == 2
     assert any(entry.file.startswith("carry-image-") for entry in folder.images())
     monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))

@@ -444,6 +444,7 @@ BAD = {
         "is the prompt itself",
     ),
     "no metric": ({"measures": Measures(("psnr",))}, r"massive.step-1-2'.*Add velocity"),
+    "a metric of a mask": ({"measures": Measures(("latent", "velocity", "change_inside"))}, "needs a mask"),
     "no material": ({"arms": [ablation_arm("a", "m", [1], Clamp(0.9))]}, "needs quantiles"),
     "arms per forward": ({"arms_per_forward": 0}, "arms_per_forward is 0"),
     "a prompt outside the world": (

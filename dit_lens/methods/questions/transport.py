@@ -143,6 +143,8 @@ class Transport:
             tests = _Tests(self.name, side, rows, judging)
             for metric in judged:
                 yield tests.against_controls(metric, primary=first and metric == primary)
+            if {"change_inside", "change_outside"} <= set(metrics):
+                yield from tests.inside_and_outside()
             first = False
             if side is None:
                 moved = [f"moved.{name}" for name in ATTRIBUTES if f"moved.{name}" in metrics]
@@ -296,6 +298,29 @@ class _Tests:
             metric=metric,
             words={kind: f"{words[kind]} to the same SSIM" for kind in found},
             extra=[levels(metric_of(metric), shown)],
+        )
+
+    def inside_and_outside(self) -> Iterable[Answer]:
+        """More inside the carried mask than outside? Of pictures alone: prompts carry every token."""
+        if self.question == TEXT:
+            return
+        rows = _by_unit(self.effects[self.effects["metric"].isin(["change_inside", "change_outside"])])
+        # Both sides become one metric, and outside an arm of its own, so that they are compared in pairs.
+        outside = rows["metric"] == "change_outside"
+        arms = rows["arm"].where(~outside, rows["arm"] + ".outside")
+        measured = Measured(rows.assign(arm=arms, metric="change_inside"), self.judging)
+        inside = self._contrast(MASSIVE)
+        beside = {f"{arm}.outside": weight for arm, weight in inside.items()}
+        found = measured.effect("change_inside", inside, beside, control_name="outside")
+        if not found.n:
+            return
+        yield self._answer(
+            [found],
+            name=self._name("inside"),
+            claim=f"{self._what()} changes the image more inside the carried mask than outside of it",
+            metric="change_inside",
+            title="root mean square change of pixels",
+            words={"outside": "the pixels outside the mask"},
         )
 
     def _answer(self, effects: Sequence[Effect], **about: Any) -> Answer:

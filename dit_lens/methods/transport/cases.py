@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.transport.arms import Carry
 
 if TYPE_CHECKING:
+    from dit_lens.methods.spatial import Mask
     from dit_lens.model.given import GivenPath
 
 ENDS = ("target", "source")
 """Names of the two unedited pictures of a case."""
+
+SUBJECT = "subject"
+"""In place of a mask: the subject of the source's unedited picture, which the embedded world can tell."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Case:
     """One target (prompt and seed), its donor, what is carried; and its place in the tables.
 
     `unit` is what counts once in the statistics (a pair, a picture), `group` and `side` are columns of the
-    tables: the attribute that differs, and the direction or the picture's origin.
+    tables: the attribute that differs, and the direction or the picture's origin. `mask` says inside and
+    outside of what change is measured: a `Mask`, `SUBJECT`, or None where no mask is known.
     """
 
     target: str
@@ -55,6 +61,7 @@ class Case:
     unit: str
     group: str
     side: str
+    mask: Mask | str | None = None
 
     def __post_init__(self) -> None:
         if self.donor.path is None and self.donor.prompt == self.target:
@@ -66,6 +73,16 @@ class Case:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise BadInput(f"Two arms are called {twice!r}; names must differ.")
+        if isinstance(self.mask, str) and self.mask != SUBJECT:
+            raise BadInput(f"There is no mask {self.mask!r}; give a Mask, {SUBJECT!r} or None.")
+
+    @property
+    def mask_identity(self) -> str:
+        """Which mask change is measured by."""
+        if self.mask is None or isinstance(self.mask, str):
+            return self.mask or "none"
+        digest = sha256(self.mask.values.tobytes()).hexdigest()[:16]
+        return f"{self.mask.grid[0]}×{self.mask.grid[1]} {digest}"
 
 
 Bundle = tuple[Case, ...]

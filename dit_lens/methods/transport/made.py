@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import Measures, needs_image, rows_at_a_time
+from dit_lens.methods.measures import WITH_A_MASK, Measures, needs_image, rows_at_a_time
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.blends import Blend, blend, pixel_blend, prompt_blends
-from dit_lens.methods.transport.cases import Bundle, Case, runs_of
+from dit_lens.methods.transport.cases import SUBJECT, Bundle, Case, runs_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,6 +71,7 @@ class Made:
         after = self._end(case, source, source=True)
         yield "target", before, {}
         yield "source", after, {}
+        inside = self._inside(case, after)
         size = rows_at_a_time(self.sampling.height, self.sampling.width)
         for start in range(0, len(case.carries), size):
             part = case.carries[start : start + size]
@@ -84,7 +85,8 @@ class Made:
                 else:
                     # One by one: a picture must not depend on those beside it.
                     images.append(self.lens.decode(latent)[0])
-            values = self._measured(case, latents, target, source, images if pictured else None, before)
+            shown = images if pictured else None
+            values = self._measured(case, latents, target, source, shown, before, inside)
             for k, carry in enumerate(part):
                 yield carry.name, images[k], {name: float(of_all[k]) for name, of_all in values.items()}
 
@@ -112,6 +114,21 @@ class Made:
             self.pictures[key] = self.lens.decode(latents)[0]
         return self.pictures[key]
 
+    def _inside(self, case: Case, source: Image) -> np.ndarray | None:
+        """The case's mask as pixels [H, W]; None where it has none, or nothing is measured by it."""
+        if case.mask is None or not set(WITH_A_MASK) & set(self.measures.names):
+            return None
+        if case.mask == SUBJECT:
+            from dit_lens.methods.pixels import as_pixels
+            from dit_lens.zoo.scenes import read_image, subject_mask
+
+            return subject_mask(read_image(as_pixels([source])[0].astype(np.float32)))
+        from dit_lens.methods.spatial import Mask
+
+        assert isinstance(case.mask, Mask)
+        # What is carried are tokens, so of the mask only they count, whatever picture it was made for.
+        return Mask(case.mask.values).to_pixels(source.height, source.width)
+
     def _measured(
         self,
         case: Case,
@@ -120,6 +137,7 @@ class Made:
         source: Tensor,
         images: Sequence[Image] | None,
         before: Image,
+        inside: np.ndarray | None,
     ) -> dict[str, np.ndarray]:
         import torch
 
@@ -135,6 +153,7 @@ class Made:
             images=images,
             clean_images=None if images is None else [before] * rows,
             donor_prompts=None if case.donor.shows is None else [case.donor.shows] * rows,
+            inside=inside,
         )
         # A mixture of pixels has no latents of its own.
         without = np.array([each is None for each in latents])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import AT_THE_END, Measures
+from dit_lens.methods.measures import AT_THE_END, WITH_A_MASK, Measures
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.cases import Bundle, Case, runs_of
 from dit_lens.methods.transport.made import Made, runs_mixed
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
-METRICS = ("toward_latent", "margin", "moved", "kept", "ssim")
+METRICS = ("toward_latent", "margin", "moved", "kept", "ssim", *WITH_A_MASK)
 """What is measured of every case, besides `moved.<attribute>`."""
 
 COLUMNS = (
@@ -76,7 +76,8 @@ class CarryStudy:
     _definitions: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        wrong = next((name for name in self.measures.names if name not in AT_THE_END), None)
+        fitting = (*AT_THE_END, *WITH_A_MASK)
+        wrong = next((name for name in self.measures.names if name not in fitting), None)
         if wrong is not None:
             raise BadInput(f"{wrong!r} is no metric of a finished image; measure {', '.join(METRICS)}.")
         for bundle in self.bundles:
@@ -102,6 +103,13 @@ class CarryStudy:
             donor=case.donor.identity,
         )
 
+    def definitions(self, case: Case) -> dict[str, str]:
+        """Metric → definition; those that need a mask name the case's."""
+        return {
+            name: f"{rule} mask {case.mask_identity}" if name in WITH_A_MASK else rule
+            for name, rule in self._definitions.items()
+        }
+
     def missing(self, bundle: Bundle, cells: Mapping[str, Cell]) -> Bundle:
         """A bundle with what is not known of it, once each; a case of which all is known stays."""
         left = []
@@ -120,13 +128,14 @@ class CarryStudy:
             found = {}
             broken = 0
             for case in bundle:
+                definitions = self.definitions(case)
                 for carry in case.carries:
                     assert store is not None
                     key = self.key(case, carry)
                     cell = store.get(key)
                     if isinstance(cell, Damaged):
                         broken += 1
-                    elif cell is not None and not cell.lacks(self._definitions):
+                    elif cell is not None and not cell.lacks(definitions):
                         found[key.address] = cell
             # What was computed beside a lost result is computed with it again: batching moves last bits.
             known |= {} if broken else found
@@ -275,6 +284,7 @@ class CarryStudy:
         made = Made(self.lens, self.sampling, self.measures, self.arms_per_forward, bundle, result, ends)
         fresh: dict[str, Cell] = {}
         for i, case in enumerate(bundle):
+            definitions = self.definitions(case)
             for name, image, values in made.of(i):
                 if on_image is not None and image is not None and wants(case, name):
                     on_image(case, name, image)
@@ -283,7 +293,7 @@ class CarryStudy:
                     continue
                 key = self.key(case, carry)
                 if key.address not in cells:
-                    metrics = {n: Measured.of(self._definitions[n], values[n]) for n in self.measures.names}
+                    metrics = {n: Measured.of(definitions[n], values[n]) for n in self.measures.names}
                     fresh[key.address] = Cell(key=key, metrics=metrics)
         if store is not None and fresh:
             store.put(list(fresh.values()))

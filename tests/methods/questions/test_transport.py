@@ -78,6 +78,27 @@ def test_a_null_result_is_said_plainly() -> None:
     assert answers["transport_text.margin"].sentence.startswith("Not supported: carrying massive channels")
 
 
+@pytest.mark.parametrize(("outside", "outcome"), [(0.1, "supported"), (0.9, "not supported")])
+def test_change_inside_the_carried_mask_is_paired_with_change_outside(outside, outcome) -> None:
+    table = effects(sides=("noised", "inverted"), blends=False)
+    rows = table[table["metric"] == "ssim"]
+    # One picture had no subject, so that its change has no sides.
+    known = rows["unit"] != "pair-000"
+    both = {"change_inside": (1 - rows["value"]).where(known), "change_outside": known.map({True: outside})}
+    table = pd.concat([table, *(rows.assign(metric=name, value=each) for name, each in both.items())])
+    metrics = (*METRICS, *both)
+    found = Transport("transport_image").answer(table, metrics=metrics, judging=QUICK)
+    for side in ("noised", "inverted"):
+        answer = next(a for a in found.answers if a.name == f"transport_image.{side}.inside")
+        assert answer.outcome == outcome and not answer.primary and answer.effects[0].n == 15
+        assert answer.effects[0].estimate == pytest.approx(0.5 - outside, abs=0.03)
+        assert f"from {'a noised' if side == 'noised' else 'an inverted'} picture changes" in answer.sentence
+        assert "outside the mask" in answer.sentence and "n = 15 pictures" in answer.sentence
+    assert set(both) <= set(found.tables["transport_image"]["metric"])
+    by_prompts = Transport().answer(table, metrics=metrics, judging=QUICK)
+    assert not any("inside" in a.name for a in by_prompts.answers)
+
+
 def test_blends_are_compared_at_the_same_change_of_the_image() -> None:
     table = effects(wobble=0.0)
     equal = at_equal_change(table, ["latent_blend"], "margin", arms=["massive-0.s-1"])

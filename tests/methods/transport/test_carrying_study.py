@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.measures import Measures
+from dit_lens.methods.measures import WITH_A_MASK, Measures
 from dit_lens.methods.metrics import share_of_the_way
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.questions import Setting
+from dit_lens.methods.regions import region_change
+from dit_lens.methods.spatial import Mask
 from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor, curve_carries, family_carries
 from dit_lens.methods.transport import study as module
 from dit_lens.methods.transport.arms import FAMILIES, token_numbers
@@ -95,6 +98,7 @@ def test_curves_vary_one_thing_at_a_time(setting) -> None:
         (lambda s: Blend("alpha_blend", 0.5), "no blend 'alpha_blend'"),
         (lambda s: Blend("pixel_blend", -0.1), "lies between 0 and 1"),
         (lambda s: Case("a", 0, Donor.of_prompt("a"), (), "u", "all", "forward"), "its own source"),
+        (lambda s: Case("a", 0, Donor.of_prompt("b"), (), "u", "all", "forward", "sky"), "no mask 'sky'"),
         (lambda s: read_pairs([("a", "b"), ("c", "a")], attributes=False), "'a' stands in two places"),
         (lambda s: read_pairs([("a red star", "a red star on the left")]), "differ in no attribute"),
         (lambda s: read_pairs([]), "No pairs"),
@@ -209,6 +213,59 @@ def test_a_picture_is_carried_and_its_path_is_part_of_the_result(lens, setting) 
     assert study.key(cases[0], carries[0]).address != study.key(cases[1], carries[0]).address
     found = study.run(progress=False).effects.set_index(["arm", "metric"])["value"]
     assert found["all.s-1", "latent"] > found["massive.s-1", "latent"] > 0
+
+
+def test_change_is_measured_by_the_mask_of_the_case(lens, setting, tmp_path) -> None:
+    sampling = lens.sampling(**SAMPLING)
+    path, _ = Paths(lens, sampling).of(picture(lens), "noised", 0)
+    rows, columns = lens.token_grid()
+    left = Mask(np.broadcast_to(np.arange(columns) < columns // 2, (rows, columns)))
+    carries = (
+        *family_carries(setting, ["all"], tokens=left),
+        Carry(Blend("pixel_blend", 1.0), "pixel_blend", 1.0),
+    )
+
+    def study(mask):
+        case = Case(PROMPTS[0], 0, Donor("", None, path), carries, "u", "all", "noised", mask)
+        return CarryStudy(lens, ((case,),), sampling, Measures(WITH_A_MASK))
+
+    seen = {}
+    found = study(left).run(
+        CellStore(tmp_path),
+        progress=False,
+        images=lambda case, name: True,
+        on_image=lambda case, name, image: seen.update({name: image}),
+    )
+    inside = left.to_pixels(seen["target"].height, seen["target"].width)
+    values = found.effects.set_index(["arm", "metric"])["value"]
+    for name in ("all.s-1", "pixel_blend.s-1"):
+        made = seen["source"] if name == "pixel_blend.s-1" else seen[name]
+        expected = region_change([made], [seen["target"]], inside)
+        for metric in WITH_A_MASK:
+            assert values[name, metric] == pytest.approx(expected[metric].item()) and values[name, metric] > 0
+    # Another mask is another measurement, of the arm and of the blend alike; none has none.
+    other = study(left.complement()).run(CellStore(tmp_path), progress=False)
+    assert (other.known, other.computed) == (0, 2)
+    swapped = other.effects.set_index(["arm", "metric"])["value"]
+    assert swapped["pixel_blend.s-1", "change_inside"] == values["pixel_blend.s-1", "change_outside"]
+    assert study(left.complement()).run(CellStore(tmp_path), progress=False).known == 2
+    assert study(None).run(progress=False).effects["value"].isna().all()
+
+
+def test_the_subject_of_the_sources_picture_is_the_mask_in_the_embedded_world(lens, setting) -> None:
+    from dit_lens.methods.pixels import as_pixels
+    from dit_lens.methods.transport.made import Made
+    from dit_lens.zoo.scenes import Scene, render, subject_mask
+
+    scene = Scene("star", "red", "large", "on the left", "white", "plain")
+    case = Case("a", 0, Donor.of_prompt("b"), (), "u", "all", "forward", "subject")
+    made = object.__new__(Made)
+    made.measures = Measures(WITH_A_MASK)
+    source = Image.fromarray((as_pixels([render(scene)])[0] * 255).round().astype(np.uint8))
+    inside = made._inside(case, source)
+    assert np.array_equal(inside, subject_mask(scene)) and 0 < inside.mean() < 1
+    made.measures = MEASURES
+    assert made._inside(case, source) is None
 
 
 def test_a_path_of_ones_own_run_carries_nothing(lens, setting) -> None:
