@@ -183,5 +183,5 @@ def _p_text(p: float) -> str:
 
 
 def _plain(value: float) -> str:
-    text = f"{value:.3g}".replace("-", "−")
-    return "0" if text in {"−0", "0"} else text
+    # Differences that are 0 but for rounding must not be read as effects of 1e-18.
+    return f"{value:.3g}".replace("-", "−") if abs(value) > 1e-12 else "0"

@@ -117,13 +117,17 @@ def amount(metric: Metric, value: float) -> str:
     return f"{figure(abs(value))}{_unit(metric)}"
 
 
-def figure(value: float) -> str:
-    """A number for a reader: three significant digits.
+ROUNDING = 1e-12
+"""Sums of a hundred float64 shares differ by less from what they should be."""
 
-    >>> figure(-0.12345), figure(0.0)
-    ('−0.123', '0')
+
+def figure(value: float) -> str:
+    """A number for a reader: three significant digits; what only rounding keeps from 0 is 0.
+
+    >>> figure(-0.12345), figure(0.0), figure(-3.9e-18)
+    ('−0.123', '0', '0')
     """
-    return f"{value:.3g}".replace("-", "−") if value else "0"
+    return f"{value:.3g}".replace("-", "−") if abs(value) > ROUNDING else "0"
 
 
 def listing(items: Sequence[object], conjunction: str = "and") -> str:
