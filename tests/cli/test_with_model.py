@@ -135,8 +135,8 @@ def test_a_foreign_folder_is_not_overwritten(spec: Path, tmp_path: Path) -> None
     assert [entry.name for entry in place.iterdir()] == ["thesis.txt"]
 
 
-def test_the_installed_program_says_little_and_can_be_interrupted(spec: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def interrupted(spec: Path, out: Path) -> tuple[int, str, str]:
+    """Start a long run, press Ctrl-C once it is under way, and return (status, stdout, stderr)."""
     program = [sys.executable, "-m", "dit_lens.cli", "run", str(spec), "--out", str(out)]
     started = subprocess.Popen(
         [*program, "--set", "sampling.steps=5000"],
@@ -150,8 +150,22 @@ def test_the_installed_program_says_little_and_can_be_interrupted(spec: Path, tm
         time.sleep(0.1)
     time.sleep(0.5)
     started.send_signal(signal.SIGINT)
-    stdout, stderr = started.communicate(timeout=60)
-    assert started.returncode == 130
+    try:
+        stdout, stderr = started.communicate(timeout=40)
+    finally:
+        started.kill()
+    return started.returncode, stdout, stderr
+
+
+def test_the_installed_program_says_little_and_can_be_interrupted(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    try:
+        status, stdout, stderr = interrupted(spec, out)
+    except subprocess.TimeoutExpired:
+        # Python drops an interrupt that arrives within a finalizer. A user would press again; so do we, once.
+        out = tmp_path / "again"
+        status, stdout, stderr = interrupted(spec, out)
+    assert status == 130
     assert stdout == ""
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
