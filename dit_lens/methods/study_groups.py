@@ -113,11 +113,8 @@ def graph_of(group: Group, sampling: Sampling, measures: Measures) -> Interventi
     return graph
 
 
-def _add(graph: InterventionGraph, name: str, arm: Arm, member: Member, donor: str | None) -> None:
-    at_a_step = arm.readout == "step"
-    graph.trajectory(
-        prompt=member.prompt, seed=member.seed, id=name, until="last_read" if at_a_step else "end"
-    )
+def add_edits(graph: InterventionGraph, name: str, arm: Arm, donor: str | None) -> None:
+    """Declare an arm's edits of a trajectory; `donor` names the one that donor edits draw on."""
     for edit in arm.edits:
         graph.edit(
             name,
@@ -130,6 +127,14 @@ def _add(graph: InterventionGraph, name: str, arm: Arm, member: Member, donor: s
             order=edit.order,
             source=donor if edit.donor else None,
         )
+
+
+def _add(graph: InterventionGraph, name: str, arm: Arm, member: Member, donor: str | None) -> None:
+    at_a_step = arm.readout == "step"
+    graph.trajectory(
+        prompt=member.prompt, seed=member.seed, id=name, until="last_read" if at_a_step else "end"
+    )
+    add_edits(graph, name, arm, donor)
     if at_a_step:
         graph.read(name, at="velocity", steps=[arm.step], name=f"velocity of {name}")
 

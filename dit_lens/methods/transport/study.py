@@ -15,6 +15,7 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.measures import AT_THE_END, WITH_A_MASK, Measures
+from dit_lens.methods.study_groups import add_edits
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.cases import Bundle, Case, runs_of
 from dit_lens.methods.transport.made import Made, runs_mixed
@@ -323,15 +324,4 @@ def _names(case: Case) -> Iterable[str]:
 
 def _add(graph: InterventionGraph, name: str, arm: Arm, case: Case, source: str) -> None:
     graph.trajectory(prompt=case.target, seed=case.seed, id=name, until="end")
-    for edit in arm.edits:
-        graph.edit(
-            name,
-            at=list(edit.at),
-            op=edit.op,
-            channels=edit.channels,
-            tokens=edit.tokens,
-            steps=edit.steps,
-            branch=edit.branch,
-            order=edit.order,
-            source=source if edit.donor else None,
-        )
+    add_edits(graph, name, arm, source)
