@@ -35,17 +35,23 @@ if TYPE_CHECKING:
         TokenShuffle,
         Zero,
     )
-    from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
+    from dit_lens.methods.arms import CLEAN, Arm, ablation_arm, control_arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
     from dit_lens.methods.controls import controls
+    from dit_lens.methods.effect_tables import compare
     from dit_lens.methods.map_cells import EffectMap
     from dit_lens.methods.measures import default_measures
     from dit_lens.methods.patching import effect_map
+    from dit_lens.methods.questions import QUESTIONS
+    from dit_lens.methods.questions.question import Setting
     from dit_lens.methods.spatial import Mask, segment_prompt
     from dit_lens.methods.study import run_study
+    from dit_lens.methods.verdicts import judge
     from dit_lens.model.hook_points import HookPoint
+    from dit_lens.model.inversion import encode, inverted_path, noised_path
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.loading import load
+    from dit_lens.model.pictures import read_picture
     from dit_lens.model.sampling import Sampling, Trajectory
     from dit_lens.report import plots
     from dit_lens.run.runner import run
@@ -80,10 +86,19 @@ _HOMES = {
     "Arm": "dit_lens.methods.arms",
     "CLEAN": "dit_lens.methods.arms",
     "ablation_arm": "dit_lens.methods.arms",
+    "control_arm": "dit_lens.methods.arms",
     "default_measures": "dit_lens.methods.measures",
     "run_study": "dit_lens.methods.study",
+    "compare": "dit_lens.methods.effect_tables",
+    "judge": "dit_lens.methods.verdicts",
+    "QUESTIONS": "dit_lens.methods.questions",
+    "Setting": "dit_lens.methods.questions.question",
     "segment_prompt": "dit_lens.methods.spatial",
     "Mask": "dit_lens.methods.spatial",
+    "read_picture": "dit_lens.model.pictures",
+    "encode": "dit_lens.model.inversion",
+    "noised_path": "dit_lens.model.inversion",
+    "inverted_path": "dit_lens.model.inversion",
     "run_analysis": "dit_lens.analysis.run",
     "plots": "dit_lens.report.plots",
 }
@@ -120,10 +135,19 @@ __all__ = [
     "Arm",
     "CLEAN",
     "ablation_arm",
+    "control_arm",
     "default_measures",
     "run_study",
+    "compare",
+    "judge",
+    "QUESTIONS",
+    "Setting",
     "segment_prompt",
     "Mask",
+    "read_picture",
+    "encode",
+    "noised_path",
+    "inverted_path",
     "run_analysis",
     "plots",
     "DitLensError",
