@@ -45,7 +45,7 @@ def read_spec(
     Args:
         source: a YAML file, the name of a packaged analysis, plain data, or a spec that is taken as it is.
         overrides: `key.path=value` each, the value read as YAML; a prompts file given so is relative to the
-            current folder, one in a spec file to that file.
+            current folder, one in a spec file to that file. `key=null` takes a key back to its default.
 
     Raises:
         BadInput: with the file, the line and the key of the fault.
@@ -177,6 +177,10 @@ def _override(data: dict[str, Any], text: str) -> None:
         ) from None
     if parts == ["model"] and isinstance(value, str):
         value = {"name": value}
+    if value is None and len(parts) == 1 and parts[0] in AnalysisSpec.model_fields:
+        # Taking a key out, or a whole part that the remaining sections have no use for.
+        data.pop(parts[0], None)
+        return
     if tuple(parts) in (("prompts",), ("source", "image"), *_FILES) and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):

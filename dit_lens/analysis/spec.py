@@ -285,7 +285,7 @@ class AnalysisSpec(_Spec):
             if value != type(value)() and not set(users) & set(self.sections):
                 raise ValueError(
                     f"{key} is given, and no section asks for {key}; add one of {', '.join(users)} to "
-                    f"sections, or remove {key}"
+                    f"sections, or remove {key} (--set {key}=null)"
                 )
         if not self.judged_sections:
             return self

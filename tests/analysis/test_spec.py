@@ -113,6 +113,14 @@ def test_choosing_one_selection_takes_back_the_others() -> None:
     assert spec.channels.statistic == "max_abs"
 
 
+def test_null_takes_a_part_away_that_the_chosen_sections_have_no_use_for() -> None:
+    few = "sections=[spectrum, disruption]"
+    assert "remove spatial (--set spatial=null)" in refused("massive_activations", few)
+    spec = read_spec("massive_activations", [few, "spatial=null", "transport=null", "batch_size=null"])
+    assert spec.sections == ("spectrum", "disruption")
+    assert "spatail" in refused(LEAST, "spatail=null")
+
+
 def test_overriding_leaves_the_callers_data_alone() -> None:
     data = {**LEAST, "sampling": {"steps": 4}}
     read_spec(data, ["sampling.steps=8"])
