@@ -115,8 +115,8 @@ def test_choosing_one_selection_takes_back_the_others() -> None:
 
 def test_null_takes_a_part_away_that_the_chosen_sections_have_no_use_for() -> None:
     few = "sections=[spectrum, disruption]"
-    assert "remove spatial (--set spatial=null)" in refused("massive_activations", few)
-    spec = read_spec("massive_activations", [few, "spatial=null", "transport=null", "batch_size=null"])
+    assert "remove transport (--set transport=null)" in refused("massive_activations", few)
+    spec = read_spec("massive_activations", [few, "transport=null", "spatial=null", "batch_size=null"])
     assert spec.sections == ("spectrum", "disruption")
     assert "spatail" in refused(LEAST, "spatail=null")
 
