@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.arms import Arm
@@ -120,7 +118,8 @@ class EffectStudies:
 
         effects = spec.effects
         with naming("effects.metrics"):
-            measures = default_measures(lens, effects.metrics, clip=effects.alignment)
+            measures = default_measures(lens, effects.metrics, clip=effects.alignment, lpips=effects.lpips)
+            measures.require_size(sampling.height, sampling.width)
         setting = Setting(
             massive=massive,
             stats=stats,
@@ -154,7 +153,11 @@ class EffectStudies:
 
     def arms(self, study: Study) -> tuple[Arm, ...]:
         """The arms of all questions of a study, each once."""
-        found: dict[str, Arm] = {}
+        from dit_lens.methods.arms import CLEAN
+
+        # Pictures of cells are looked at beside the unedited one, which the gallery has where there is one.
+        alone = study.name == "final_map" and set(self.spec.effect_sections) <= set(MAPS)
+        found: dict[str, Arm] = {CLEAN.name: CLEAN} if alone else {}
         for name in study.questions:
             with naming("effects.maps" if name in MAPS else "effects"):
                 for arm in self.question(name).arms(self.setting):
@@ -185,21 +188,18 @@ class EffectStudies:
         from dit_lens.run.cells import CellStore
 
         store = CellStore(folder.path)
-        gallery = Gallery(folder, split(self.spec)[1][: self.spec.effects.gallery])
         done: list[tuple[Study, StudyResult]] = []
         answers: list[Answer] = []
         for study in studies(self.spec):
             arms = self.arms(study)
             say(f"Effects, {study.name}: {len(arms)} arms on {len(study.prompts)} prompts.")
-            pictured = study.name == "ablations"
             result = run_study(
                 self.lens,
                 arms,
                 study.prompts,
                 study.seeds,
                 store=store,
-                on_image=gallery.keep if pictured else None,
-                images=gallery.wants if pictured else None,
+                **self._pictures(study, arms, folder),
                 progress=progress,
                 say=say,
                 **self._how(study),
@@ -225,6 +225,18 @@ class EffectStudies:
                 folder.write_table(table, frame)
             yield from answered.answers
 
+    def _pictures(self, study: Study, arms: tuple[Arm, ...], folder: RunFolder) -> dict[str, Any]:
+        """Who is given the pictures of a study: nobody where only latents are looked at anyway."""
+        from dit_lens.analysis.pictures import CellPictures, Gallery
+        from dit_lens.methods.measures import needs_image
+
+        most = self.spec.effects.gallery
+        if study.name not in MAPS:
+            gallery = Gallery(folder, study.prompts[:most])
+            return {"on_image": gallery.keep, "images": gallery.wants}
+        cells = CellPictures(folder, study.name, study.prompts, arms, most)
+        return {"on_image": cells.keep} if any(map(needs_image, self.measures.names)) else {}
+
     def _how(self, study: Study) -> dict[str, Any]:
         from dit_lens.methods.dataset_means import dataset_means
 
@@ -235,40 +247,6 @@ class EffectStudies:
             "material": dataset_means(self.setting.stats),
             "arms_per_forward": self.spec.effects.arms_per_forward,
         }
-
-
-class Gallery:
-    """Pictures of every arm for a few prompts, kept in the run folder as they are made."""
-
-    KIND = "arm"
-
-    def __init__(self, folder: RunFolder, prompts: tuple[str, ...]) -> None:
-        self.folder, self.prompts = folder, prompts
-        self.there = {
-            (entry.caption, entry.prompt, entry.seed) for entry in folder.images() if entry.kind == self.KIND
-        }
-
-    def wants(self, arm: Arm, prompt: str, seed: int) -> bool:
-        """Whether this picture belongs to the gallery and is not there yet."""
-        return (
-            prompt in self.prompts
-            and arm.readout == "final"
-            and arm.protocol != "single_cell"
-            and (arm.name, prompt, seed) not in self.there
-        )
-
-    def keep(self, arm: Arm, prompt: str, seed: int, image: Image) -> None:
-        """Write one picture."""
-        number = self.prompts.index(prompt)
-        self.folder.write_image(
-            f"arm-{number:02d}-seed-{seed}-{arm.name}",
-            image,
-            prompt=prompt,
-            seed=seed,
-            caption=arm.name,
-            kind=self.KIND,
-        )
-        self.there.add((arm.name, prompt, seed))
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def guidance_study(
     from dit_lens.methods.transport.guidance import METRICS, GuidanceStudy, Guided
     from dit_lens.model.hook_points import parse_blocks
 
-    every = default_measures(lens, spec.metrics, clip=spec.alignment)
+    every = default_measures(lens, spec.metrics, clip=spec.alignment, lpips=spec.lpips)
     wanted = spec.metrics or tuple(name for name in METRICS if name in every.names)
     blocks = parse_blocks(spec.blocks, lens.num_blocks)
     window = controls(massive, stats, "random_rank_window", seed=spec.draw_seed)[0].channels

@@ -27,6 +27,8 @@ _FILES = {
 }
 """Keys whose value may name a text file, and how it is read; it lies relative to the spec."""
 
+_WEIGHTS = tuple((part, "lpips") for part in ("effects", "transport", "guidance"))
+
 
 def is_graph(source: str | Path) -> bool:
     """Whether a file holds an intervention graph rather than an analysis: it lists trajectories."""
@@ -116,8 +118,8 @@ def _pin_local_model(data: dict[str, Any]) -> None:
 
 
 def _pin_files(data: dict[str, Any], folder: Path) -> None:
-    """Likewise a folder of masks, a picture and a mask, where the names are those of files."""
-    for part, key in (("spatial", "truth"), ("source", "image"), ("source", "mask")):
+    """Likewise a folder of masks, a picture, a mask and weights, where the names are those of files."""
+    for part, key in (("spatial", "truth"), ("source", "image"), ("source", "mask"), *_WEIGHTS):
         inside = data.get(part)
         if isinstance(inside, dict) and isinstance(inside.get(key), str):
             place = folder / Path(inside[key]).expanduser()
@@ -181,7 +183,10 @@ def _override(data: dict[str, Any], text: str) -> None:
         # Taking a key out, or a whole part that the remaining sections have no use for.
         data.pop(parts[0], None)
         return
-    if tuple(parts) in (("prompts",), ("source", "image"), *_FILES) and isinstance(value, str):
+    named = tuple(parts) in (("prompts",), ("source", "image"), *_FILES) or (
+        tuple(parts) in _WEIGHTS and value != "cached"
+    )
+    if named and isinstance(value, str):
         value = str(Path(value).expanduser().absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.

@@ -220,6 +220,9 @@ class EffectsSpec(_Spec):
     """Metrics by name; absent, all that can be measured on the model."""
     alignment: Text | None = None
     """A CLIP (hub id or folder) that rates prompt alignment; the embedded models bring their own."""
+    lpips: Text | None = None
+    """AlexNet's weights for LPIPS (arXiv 1801.03924): a file, or `cached` for torch's cache; absent, LPIPS is
+    measured only where `metrics` names it, with the cached weights."""
     maps: MapsSpec = MapsSpec()
     pairs: Annotated[tuple[tuple[Text, Text], ...], Field(min_length=1)] | None = None
     """Counterfactual pairs [source, target] for `patch_map`: a list, or a text file with one

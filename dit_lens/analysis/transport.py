@@ -117,7 +117,7 @@ def text_study(
     from dit_lens.zoo.scenes import IMAGE_SIZE
 
     with naming("transport"):
-        measures = carry_measures(lens, spec.alignment)
+        measures = carry_measures(lens, spec.alignment, spec.lpips)
     given = (*(spec.pairs or ()), *(spec.far_pairs or ()))
     with naming("transport.pairs"):
         pairs = read_pairs(given, attributes="moved" in measures.names)

@@ -160,7 +160,7 @@ def image_study(
     from dit_lens.methods.transport.pairs import EVERYTHING
 
     with naming("transport"):
-        measures = carry_measures(lens, spec.alignment)
+        measures = carry_measures(lens, spec.alignment, spec.lpips)
     setting = setting_of(spec, lens, sampling, stats, massive)
     units = list(dict.fromkeys(picture.unit for picture, *_ in made))
     graded = set(units[: spec.strength_pairs])

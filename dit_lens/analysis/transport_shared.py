@@ -26,12 +26,12 @@ KIND = "carry"
 """Of the pictures that these stages keep."""
 
 
-def carry_measures(lens: DiTLens, clip: str | None) -> Measures:
-    """The metrics of carrying that can be measured on a model; `clip` as in `default_measures`."""
+def carry_measures(lens: DiTLens, clip: str | None, lpips: str | None) -> Measures:
+    """The metrics of carrying that can be measured on a model; the rest as in `default_measures`."""
     from dit_lens.methods.measures import WITH_A_MASK, default_measures
     from dit_lens.methods.transport.study import METRICS
 
-    every = default_measures(lens, clip=clip)
+    every = default_measures(lens, clip=clip, lpips=lpips)
     names = [name for name in every.names if name in METRICS or name.startswith("moved.")]
     ordered = sorted(
         (*names, *WITH_A_MASK), key=lambda name: METRICS.index(name) if name in METRICS else len(METRICS)

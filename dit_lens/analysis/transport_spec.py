@@ -61,6 +61,9 @@ class TransportSpec(_Spec):
     alignment: Text | None = None
     """A CLIP (hub id or folder) that rates pictures against both prompts; the embedded models bring their
     own."""
+    lpips: Text | None = None
+    """AlexNet's weights for LPIPS (arXiv 1801.03924): a file, or `cached` for torch's cache; absent, LPIPS is
+    not measured."""
     strengths: tuple[Between, ...] = (0.25, 0.5, 0.75)
     """Strengths between the target and the hard swap, for massive channels and for blends."""
     strength_pairs: Annotated[StrictInt, Field(ge=0)] = 6
@@ -149,5 +152,8 @@ class GuidanceSpec(_Spec):
     they can be measured on the model."""
     alignment: Text | None = None
     """A CLIP (hub id or folder) that rates prompt alignment; the embedded models bring their own."""
+    lpips: Text | None = None
+    """AlexNet's weights for LPIPS (arXiv 1801.03924): a file, or `cached` for torch's cache; absent, LPIPS is
+    measured only where `metrics` names it, with the cached weights."""
     gallery: Annotated[StrictInt, Field(ge=0, le=16)] = 3
     """The report shows the pictures of the first so many prompts."""

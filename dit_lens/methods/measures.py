@@ -7,7 +7,6 @@ compared with the unedited one from the same latents.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,11 +20,12 @@ from dit_lens.methods.arms import Arm
 from dit_lens.methods.attribute_scores import Reader, asked_attributes, attribute_scores
 from dit_lens.methods.carried import margins, moves
 from dit_lens.methods.frequency import CUTOFF
+from dit_lens.methods.lpips import CACHED, Lpips, require_size
 from dit_lens.methods.metrics import (
     IMAGE_METRICS,
     METRICS,
     compare_images,
-    require_ssim,
+    require_ssim_window,
     share_of_the_way,
     step_distance,
 )
@@ -34,6 +34,8 @@ from dit_lens.methods.scorers import Scorer, score_images
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
+    import os
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -59,7 +61,7 @@ MOVES = ("moved", "kept", *(f"moved.{name}" for name in ATTRIBUTES))
 WITH_A_DONOR = ("toward", "toward_latent", "margin", *MOVES)
 """Metrics of arms that draw on a donor."""
 
-AT_THE_END = ("latent", *IMAGE_METRICS, *ABSOLUTE, "toward_latent", "margin", *MOVES)
+AT_THE_END = ("latent", *IMAGE_METRICS, "lpips", *ABSOLUTE, "toward_latent", "margin", *MOVES)
 """Metrics of the readout "final"."""
 
 WITH_A_MASK = ("change_inside", "change_outside")
@@ -85,9 +87,10 @@ class Measures:
         names: of `dit_lens.methods.metrics.METRICS`; their order is that of the effects table.
         reader: reads attributes off pictures, for `semantics`, `detail`, `attribute.…`, `moved…` and `kept`.
         alignment: rates pictures against prompts, for `alignment` and `margin`.
+        lpips: measures `lpips`.
 
     Raises:
-        BadInput: an unknown metric, one that stands twice, or one whose reader or package is missing.
+        BadInput: an unknown metric, one that stands twice, or one whose reader is missing.
 
     >>> from dit_lens.methods.arms import CLEAN, ablation_arm
     >>> measures = Measures(["psnr", "latent", "velocity"])
@@ -98,6 +101,7 @@ class Measures:
     names: tuple[str, ...]
     reader: Reader | None = None
     alignment: Scorer | None = None
+    lpips: Lpips | None = None
 
     def __post_init__(self) -> None:
         given: Any = self.names
@@ -113,8 +117,6 @@ class Measures:
                 )
         if len(set(names)) < len(names):
             raise BadInput(f"metrics: {', '.join(names)} names one twice; give each once.")
-        if "ssim" in names:
-            require_ssim()
         read_off = [name for name in names if name in (*READ_OFF, *MOVES)]
         if read_off and self.reader is None:
             raise BadInput(
@@ -126,6 +128,11 @@ class Measures:
             raise BadInput(
                 f"{rated} needs a CLIP that knows the model's pictures, for example "
                 f"openai/clip-vit-large-patch14. Name one, or leave out {rated}."
+            )
+        if "lpips" in names and self.lpips is None:
+            raise BadInput(
+                "lpips needs AlexNet's weights: give lpips=Lpips(), which takes those in torch's cache, or "
+                "lpips=Lpips(FILE). Or leave it out."
             )
 
     def of(self, arm: Arm) -> tuple[str, ...]:
@@ -144,7 +151,13 @@ class Measures:
         return {name: _DEFINITIONS[name] + self._by_whom(name) for name in names}
 
     def _by_whom(self, name: str) -> str:
-        who = self.reader if name in (*READ_OFF, *MOVES) else self.alignment if name in RATED else None
+        who: Any = None
+        if name in (*READ_OFF, *MOVES):
+            who = self.reader
+        elif name in RATED:
+            who = self.alignment
+        elif name == "lpips":
+            who = self.lpips
         if who is None:
             return ""
         if id(who) not in _IDENTITIES:
@@ -156,6 +169,13 @@ class Measures:
         if any(name in (*READ_OFF, *MOVES) for name in self.names):
             for prompt in prompts:
                 asked_attributes(prompt)
+
+    def require_size(self, height: int, width: int) -> None:
+        """Raise `BadInput` unless every metric can look at pictures of this size; reads none."""
+        if "ssim" in self.names:
+            require_ssim_window(height, width)
+        if "lpips" in self.names:
+            require_size(height, width)
 
     def final(
         self,
@@ -228,6 +248,9 @@ class Measures:
     ) -> dict[str, Array]:
         compared = [name for name in names if name in IMAGE_METRICS]
         found = compare_images(images, clean, compared) if compared else {}
+        if "lpips" in names:
+            assert self.lpips is not None
+            found["lpips"] = self.lpips(images, clean)
         if "alignment" in names:
             assert self.alignment is not None
             found["alignment"] = score_images(self.alignment, images, list(prompts))
@@ -252,7 +275,7 @@ class Measures:
 
 def needs_image(name: str) -> bool:
     """Whether a metric looks at pictures."""
-    return name in (*IMAGE_METRICS, *ABSOLUTE, *MOVES, *WITH_A_MASK, "margin")
+    return name in (*IMAGE_METRICS, "lpips", *ABSOLUTE, *MOVES, *WITH_A_MASK, "margin")
 
 
 def rows_at_a_time(height: int, width: int) -> int:
@@ -265,15 +288,21 @@ def rows_at_a_time(height: int, width: int) -> int:
 
 
 def default_measures(
-    lens: DiTLens, names: Sequence[str] | None = None, *, clip: Scorer | str | None = None
+    lens: DiTLens,
+    names: Sequence[str] | None = None,
+    *,
+    clip: Scorer | str | None = None,
+    lpips: Lpips | str | os.PathLike[str] | None = None,
 ) -> Measures:
     """The metrics that can be measured on a model: on an embedded one all that need no mask.
 
     On other models attributes cannot be read, and prompt alignment needs a CLIP: `clip` is a scorer, or the
-    hub id or folder of a CLIP. SSIM is left out where torchmetrics is not installed.
+    hub id or folder of a CLIP. LPIPS is measured where it is asked for, by name or by its weights, and not
+    where they merely lie in the cache: the same request gives the same metrics on every machine.
 
     Args:
         names: those to measure; None for all that can be.
+        lpips: weights for `lpips`, as in `dit_lens.methods.lpips.Lpips`, or one that is loaded.
 
     Raises:
         BadInput: a metric that is unknown or cannot be measured on this model.
@@ -297,15 +326,19 @@ def default_measures(
 
         reader = load_reader()
         alignment = alignment or EmbeddedAlignment(reader)
+    if (lpips is not None and wanted is None) or (wanted is not None and "lpips" in wanted):
+        lpips = lpips if isinstance(lpips, Lpips) else Lpips(CACHED if lpips is None else lpips)
+    elif lpips is not None:
+        raise BadInput("Weights for lpips are given, and the metrics do not name it: add lpips to them.")
     if names is None:
         left_out = {
             *WITH_A_MASK,
             *((*READ_OFF, *MOVES) if reader is None else ()),
             *(RATED if alignment is None else ()),
-            *(("ssim",) if importlib.util.find_spec("torchmetrics") is None else ()),
+            *(("lpips",) if lpips is None else ()),
         }
         names = [name for name in _MEASURABLE if name not in left_out]
-    return Measures(tuple(names), reader=reader, alignment=alignment)
+    return Measures(tuple(names), reader=reader, alignment=alignment, lpips=lpips)
 
 
 # Readers are few and live as long as the process; held beside their identity, an id cannot be used again.

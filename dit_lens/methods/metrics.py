@@ -6,7 +6,6 @@ comes back as float64 numpy arrays with one entry per row. Inputs may be numpy a
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +49,7 @@ METRICS = {
         Metric("predicted_x0", "drift of the predicted image", "share of the reference's norm", "greater"),
         Metric("psnr", "PSNR to the clean image", "dB", "less"),
         Metric("ssim", "SSIM with the clean image", "", "less"),
+        Metric("lpips", "LPIPS distance to the clean image", "", "greater"),
         Metric("change_low", "change at low frequencies", "pixel value, 0 to 1", "greater"),
         Metric("change_high", "change at high frequencies", "pixel value, 0 to 1", "greater"),
         Metric("change_inside", "change inside the mask", "pixel value, 0 to 1", "greater"),
@@ -73,6 +73,7 @@ METRICS = {
 """The metrics of this package by name; `disrupted` is the `direction` for `methods.stats.judge`."""
 
 IMAGE_METRICS = ("psnr", "ssim", "change_low", "change_high", "detail_ratio")
+"""Metrics of a pair of pictures that need nothing else; `lpips` needs weights, see `methods.lpips`."""
 
 
 # ------------------------------------------------------------------------------------------ along the steps
@@ -233,30 +234,24 @@ def ssim(edited: Images, reference: Images) -> Array:
     Gaussian window of 11 pixels, σ = 1.5, data range 1, edges mirrored, colours averaged (Wang et al. 2004).
 
     Raises:
-        BadInput: torchmetrics is not installed, or images that do not pair or are smaller than the window.
+        BadInput: images that do not pair or are smaller than the window.
     """
-    require_ssim()
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     a, b = pixel_pairs(edited, reference)
-    if min(a.shape[1:3]) < _SSIM_WINDOW:
-        raise BadInput(
-            f"SSIM looks through a window of {_SSIM_WINDOW} pixels; the images are "
-            f"{a.shape[1]} × {a.shape[2]}."
-        )
+    require_ssim_window(*a.shape[1:3])
     first, second = (torch.from_numpy(np.moveaxis(x, -1, 1).copy()) for x in (a, b))
     scores = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
     # torchmetrics squeezes a batch of one.
     return as_array(scores).reshape(len(a))
 
 
-def require_ssim() -> None:
-    """Raise BadInput, with what to install, unless SSIM can be computed here."""
-    if importlib.util.find_spec("torchmetrics") is None:
+def require_ssim_window(height: int, width: int) -> None:
+    """Raise BadInput for images that are smaller than SSIM's window."""
+    if min(height, width) < _SSIM_WINDOW:
         raise BadInput(
-            "SSIM needs torchmetrics, which is not installed. Install it with "
-            "`pip install 'dit-lens[metrics]'`, or leave ssim out of the metrics."
+            f"SSIM looks through a window of {_SSIM_WINDOW} pixels; the images are {height} × {width}."
         )
 
 
@@ -270,7 +265,7 @@ def compare_images(
         cutoff: cycles per pixel between low and high frequencies.
 
     Raises:
-        BadInput: an unknown metric, one that needs a package that is absent, or images that do not pair.
+        BadInput: an unknown metric, or images that do not pair.
 
     >>> list(compare_images([np.zeros((16, 16, 3))], [np.ones((16, 16, 3))], ["psnr", "change_low"]))
     ['psnr', 'change_low']
@@ -281,8 +276,6 @@ def compare_images(
                 f"There is no image metric {name!r}; there are {', '.join(IMAGE_METRICS)}."
                 f"{did_you_mean(name, IMAGE_METRICS)}"
             )
-    if "ssim" in metrics:
-        require_ssim()
     pairs = pixel_pairs(edited, reference)
     bands = band_change(*pairs, cutoff=cutoff)
     found = {

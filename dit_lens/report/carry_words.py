@@ -31,15 +31,17 @@ AXES = {
 _HERE = {
     "toward_latent": MetricWords("final latent's way to the source's", "share of the way"),
     "ssim": MetricWords("SSIM with the unedited target"),
+    "lpips": MetricWords("LPIPS distance to the unedited target"),
 }
 UNMOVED = {  # of the target itself
     "toward_latent": 0.0,
     "margin": 0.0,
     "ssim": 1.0,
+    "lpips": 0.0,
     "change_inside": 0.0,
     "change_outside": 0.0,
 }
-_FIRST = ("toward_latent", "margin", "moved", "kept", "ssim", "change_inside", "change_outside")
+_FIRST = ("toward_latent", "margin", "moved", "kept", "ssim", "lpips", "change_inside", "change_outside")
 
 
 def carry_words(metric: str) -> MetricWords:

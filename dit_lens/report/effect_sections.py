@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from dit_lens.report import effect_findings, plots
+from dit_lens.report.cell_pictures import cell_pictures
 from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
 from dit_lens.report.gallery import gallery
 from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, Tile, View
@@ -21,7 +22,7 @@ MOST_VIEWS = 24  # figures of one section; every other one can be drawn from the
 INTERVALS = "Intervals are 95 % BCa bootstrap intervals over prompts, seeds averaged within a prompt."
 _GROUPS = {
     "read-outs": ("alignment", "semantics", "detail"),
-    "image": ("ssim", "change_low", "change_high", "detail_ratio", "psnr", "latent", "predicted_x0"),
+    "image": ("ssim", "lpips", "change_low", "change_high", "detail_ratio", "psnr", "latent", "predicted_x0"),
 }
 
 
@@ -219,6 +220,7 @@ def _map_section(run: RunView, name: str, title: str, lead: str, more: str) -> S
         title=title,
         lead=lead,
         views=views,
+        below=cell_pictures(run, name, table),
         reading="Each cell edits one block at one step; denoising runs from left (pure noise) to right. The "
         "first maps share a colour scale; in the difference, grey is none. Outlined cells, with the sign of "
         "their difference, stay significant at 0.05 after Benjamini–Hochberg over the map. "

@@ -29,6 +29,7 @@ _METRICS = {
     "semantics": MetricWords("semantic attributes as asked", "share"),
     "detail": MetricWords("surface detail as asked", "share"),
     "ssim": MetricWords("SSIM with the clean image"),
+    "lpips": MetricWords("LPIPS distance to the clean image"),
     "change_low": MetricWords("change at low frequencies", "pixel value, 0 to 1"),
     "change_high": MetricWords("change at high frequencies", "pixel value, 0 to 1"),
     "change_inside": MetricWords("change inside the mask", "pixel value, 0 to 1"),

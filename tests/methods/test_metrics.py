@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,10 +19,6 @@ from dit_lens.methods.pixels import as_pixels
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC, render, sample_scenes
 
 pytestmark = pytest.mark.pure
-
-needs_torchmetrics = pytest.mark.skipif(
-    importlib.util.find_spec("torchmetrics") is None, reason="torchmetrics is not installed ([metrics])"
-)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -168,7 +163,6 @@ def test_psnr_in_closed_form() -> None:
     np.testing.assert_allclose(metrics.psnr(edited, black), [20.0, 40.0, metrics.PSNR_CAP])
 
 
-@needs_torchmetrics
 def test_psnr_equals_torchmetrics() -> None:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -196,7 +190,6 @@ def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float((((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean())
 
 
-@needs_torchmetrics
 def test_ssim_equals_its_formula() -> None:
     a = noise(2, 24, 30, 3)
     b = np.clip(a + 0.2 * (noise(2, 24, 30, 3, seed=1) - 0.5), 0, 1)
@@ -206,18 +199,9 @@ def test_ssim_equals_its_formula() -> None:
     np.testing.assert_allclose(metrics.ssim(a[:1], a[:1]), [1.0])
 
 
-@needs_torchmetrics
 def test_ssim_needs_a_window_of_pixels() -> None:
     with pytest.raises(BadInput, match="window of 11 pixels; the images are 8 × 8"):
         metrics.ssim(noise(1, 8, 8, 3), noise(1, 8, 8, 3))
-
-
-def test_without_torchmetrics_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    image = noise(1, 16, 16, 3)
-    with pytest.raises(BadInput, match=r"pip install 'dit-lens\[metrics\]'"):
-        metrics.compare_images(image, image)
-    assert set(metrics.compare_images(image, image, ["psnr", "change_high"])) == {"psnr", "change_high"}
 
 
 def test_image_metrics_by_name() -> None:

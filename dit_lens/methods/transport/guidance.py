@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
-METRICS = ("detail", "detail_ratio", "semantics", "alignment", "change_high", "ssim")
+METRICS = ("detail", "detail_ratio", "semantics", "alignment", "change_high", "ssim", "lpips")
 
 COLUMNS = ("arm", "family", "weight", "cfg", "prompt", "seed", "metric", "value")
 
@@ -100,6 +100,7 @@ class GuidanceStudy:
                 f"{self.sampling.guidance_scale:g}, which has none. Raise it above 1, or use cfg: [false]."
             )
         self.measures.require_prompts(self.prompts)
+        self.measures.require_size(self.sampling.height, self.sampling.width)
 
     def samplings(self) -> dict[bool, Sampling]:
         """With and without classifier-free guidance, as far as they are asked for."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
-METRICS = ("toward_latent", "margin", "moved", "kept", "ssim", *WITH_A_MASK)
+METRICS = ("toward_latent", "margin", "moved", "kept", "ssim", "lpips", *WITH_A_MASK)
 """What is measured of every case, besides `moved.<attribute>`."""
 
 COLUMNS = (
@@ -81,6 +81,7 @@ class CarryStudy:
         wrong = next((name for name in self.measures.names if name not in fitting), None)
         if wrong is not None:
             raise BadInput(f"{wrong!r} is no metric of a finished image; measure {', '.join(METRICS)}.")
+        self.measures.require_size(self.sampling.height, self.sampling.width)
         for bundle in self.bundles:
             for case in bundle:
                 shown = () if case.donor.shows is None else (case.donor.shows,)
