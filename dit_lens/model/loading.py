@@ -49,20 +49,24 @@ def load(
         device: where to compute; the CPU unless given. A pipeline object stays where it is unless given.
         dtype: such as `"bfloat16"`; float32 on the CPU and bfloat16 elsewhere unless given. A pipeline object
             keeps its own.
-        revision: branch, tag or commit of a hub id. drop_t5: leave the T5 encoder out (its tokens become
-        zeros), which saves most of the memory. By default
-            T5 is left out where the pipeline was saved without it.
+        revision: branch, tag or commit of a hub id.
+        drop_t5: leave the T5 encoder out (its tokens become zeros), which saves most of the memory. By
+            default T5 is left out where the pipeline was saved without it.
         offload: `"model"` or `"sequential"`: keep weights on the CPU and move them to `device` while they
-        compute. device_map: passed to diffusers, such as `"balanced"` over several GPUs; excludes `device`
-        and `offload`. local_files_only: do not ask the hub; take what was downloaded before. check_weights:
-        refuse a checkpoint with NaN or infinite weights; one pass over them.
+            compute.
+        device_map: passed to diffusers, such as `"balanced"` over several GPUs; excludes `device` and
+            `offload`.
+        local_files_only: do not ask the hub; take what was downloaded before.
+        check_weights: refuse a checkpoint with NaN or infinite weights; one pass over them.
 
     Raises:
         BadInput: unknown name, a folder that is no SD3 pipeline, missing files, a gated repository.
         RunFailure: the hub could not be reached, or not enough memory.
 
     >>> import dit_lens as dl
-    >>> lens = dl.load("shapes-sd3")     # doctest: +SKIP
+    >>> lens = dl.load("shapes-sd3")
+    >>> lens.num_blocks, lens.num_channels, lens.dtype
+    (8, 128, torch.float32)
     """
     if offload is not None and offload not in _OFFLOADS:
         raise BadInput(f"offload={offload!r} is unknown. Use {' or '.join(map(repr, _OFFLOADS))}.")
