@@ -139,7 +139,9 @@ def _place(pipeline: Any, device: torch.device | None, offload: str | None) -> N
         try:
             getattr(pipeline, enable)(device=device)
         except ImportError as error:
-            raise BadInput(f"offload={offload!r} needs a package: {error}. pip install accelerate") from None
+            raise BadInput(
+                f"offload={offload!r} needs a package: {error}. pip install 'dit-lens[offload]'"
+            ) from None
     elif device is not None and pipeline.device != device:
         pipeline.to(device)
 

@@ -86,7 +86,7 @@ def test_offloading_without_accelerate_says_what_to_install(make_pipeline, monke
         pipeline, "enable_model_cpu_offload", Mock(side_effect=ImportError("accelerate is missing"))
     )
     with pytest.raises(
-        BadInput, match=r"offload='model' needs a package: accelerate.*pip install accelerate"
+        BadInput, match=r"offload='model' needs a package: accelerate.*pip install .dit-lens.offload."
     ):
         _place(pipeline, torch.device("cuda"), "model")
 
