@@ -3,13 +3,13 @@ figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from dit_lens.errors import BadInput
+from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.channel_labels import RANKED, SOURCES
 from dit_lens.methods.channel_sets import require_k
 from dit_lens.methods.stability import (
@@ -267,22 +267,44 @@ def tables(stats: ChannelStatistics, massive: ChannelSet | None = None) -> dict[
     >>> sorted(tables(stats))                                               # doctest: +SKIP
     ['adaln', 'agreement', 'births', 'life', 'ratio_map', 'spectrum', 'stability', 'variance']
     """
-    sets = [
+    sets = _sets(stats, massive)
+    return {name: make(stats, sets) for name, make in _MAKERS.items()}
+
+
+def table(stats: ChannelStatistics, name: str, massive: ChannelSet | None = None) -> pd.DataFrame:
+    """One of `tables`, by its name. Raises `BadInput` for another name.
+
+    >>> table(stats, "variance", stats.select(ratio=5))                     # doctest: +SKIP
+    """
+    if name not in _MAKERS:
+        raise BadInput(
+            f"Channel statistics have no table {name!r}; there are: {', '.join(_MAKERS)}."
+            f"{did_you_mean(name, _MAKERS)}"
+        )
+    return _MAKERS[name](stats, _sets(stats, massive))
+
+
+def _sets(stats: ChannelStatistics, massive: ChannelSet | None) -> list[ChannelSet]:
+    """The set of each stream: the one given, or the top k."""
+    return [
         massive
         if massive is not None and massive.stream == stream
         else stats.select(stream=stream, branch="both")
         for stream in stats.streams
     ]
-    return {
-        "spectrum": spectrum(stats),
-        "ratio_map": ratio_map(stats),
-        "life": life(stats),
-        "stability": stability(stats, min(stats.top_k, int(stats.data.sizes["rank"]))),
-        "agreement": agreement(stats),
-        "variance": pd.concat([variance(stats, chosen) for chosen in sets], ignore_index=True),
-        "births": pd.concat([births(stats, stream) for stream in stats.streams], ignore_index=True),
-        "adaln": pd.concat([adaln(stats, chosen) for chosen in sets], ignore_index=True),
-    }
+
+
+_MAKERS: dict[str, Callable[[ChannelStatistics, list[ChannelSet]], pd.DataFrame]] = {
+    "spectrum": lambda stats, _: spectrum(stats),
+    "ratio_map": lambda stats, _: ratio_map(stats),
+    "life": lambda stats, _: life(stats),
+    "stability": lambda stats, _: stability(stats, min(stats.top_k, int(stats.data.sizes["rank"]))),
+    "agreement": lambda stats, _: agreement(stats),
+    "variance": lambda stats, sets: pd.concat([variance(stats, one) for one in sets], ignore_index=True),
+    "births": lambda stats, _: pd.concat([births(stats, each) for each in stats.streams], ignore_index=True),
+    "adaln": lambda stats, sets: pd.concat([adaln(stats, one) for one in sets], ignore_index=True),
+}
+TABLES = tuple(_MAKERS)
 
 
 def _places(stats: ChannelStatistics) -> Iterator[tuple[str, str]]:

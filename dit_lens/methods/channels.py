@@ -22,11 +22,14 @@ from dit_lens.methods.channel_sets import (
     require_k,
     strongest,
 )
+from dit_lens.methods.discovery_request import captions_of, distinct_seeds, rows_at_once, sampling_of
 from dit_lens.model.hook_points import parse_blocks, select_steps
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
+
+    import pandas as pd
 
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 RULE = "2402.17762"
 LOG_DEPTH = 16
 """Strongest channels logged per sample: stability can be asked for any k up to this (2 bytes per index)."""
-
-_ROWS = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,6 +186,23 @@ class ChannelStatistics:
         ]
         return sets[0].jaccard(sets[1])
 
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The tables that `table` knows, one per figure of `dl.plots`."""
+        from dit_lens.methods.channel_tables import TABLES
+
+        return TABLES
+
+    def table(self, name: str, massive: ChannelSet | None = None) -> pd.DataFrame:
+        """One tidy table, such as `spectrum`: every stream, branch and statistic; see `channel_tables`.
+
+        `massive` replaces the top k of its stream in `variance` and `adaln`. Raises `BadInput` for another
+        name.
+        """
+        from dit_lens.methods.channel_tables import table
+
+        return table(self, name, massive)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `statistics.safetensors` and `statistics.json` into a folder that appears whole or not at
         all.
@@ -284,11 +302,11 @@ def discover(
     >>> stats = dl.discover(lens, ["a red circle on white"], seeds=[0, 1])    # doctest: +SKIP
     >>> stats.select(top_k=4)                                                 # doctest: +SKIP
     """
-    captions = _captions(prompts)
-    noise = _distinct_seeds(seeds)
+    captions = captions_of(prompts)
+    noise = distinct_seeds(seeds)
     require_k(top_k, lens.num_channels)
-    chosen = _sampling(lens, sampling)
-    rows_at_once = _rows_at_once(lens, chosen, batch_size)
+    chosen = sampling_of(lens, sampling)
+    at_once = rows_at_once(lens, chosen, batch_size)
 
     # Only these need torch; statistics that were saved can be read and drawn without it.
     from dit_lens.methods.channel_pass import ChannelPass, points_to_read
@@ -299,7 +317,7 @@ def discover(
     reducer = ChannelPass(lens.num_channels, len(noise), depth)
     points = points_to_read(lens.hook_points)
     samples = [(p, s) for p in range(len(captions)) for s in range(len(noise))]
-    batches = [samples[i : i + rows_at_once] for i in range(0, len(samples), rows_at_once)]
+    batches = [samples[i : i + at_once] for i in range(0, len(samples), at_once)]
     forwards = len(batches) * chosen.steps
     started = time.monotonic()
     described = f"discovery: {len(samples)} samples, {forwards} forwards"
@@ -317,62 +335,12 @@ def discover(
         "prompts": list(captions),
         "seeds": list(noise),
         "sampling": asdict(chosen),
-        "batch_size": rows_at_once,
+        "batch_size": at_once,
         "device": str(lens.device),
         "dtype": str(lens.dtype).removeprefix("torch."),
     }
     cost = {"forwards": forwards, "samples": len(samples), "steps": chosen.steps}
     return ChannelStatistics(reducer.dataset(), provenance, top_k, cost, time.monotonic() - started)
-
-
-def _captions(prompts: Any) -> tuple[str, ...]:
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        raise BadInput(
-            f"prompts is {prompts!r}; discovery needs a list of captions, for example [{prompts!r}]."
-        )
-    if not prompts:
-        raise BadInput("prompts is empty; discovery needs at least one caption.")
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise BadInput(
-                f"prompts[{i}] is {prompt!r}, a {type(prompt).__name__}; every prompt must be text."
-            )
-    return tuple(prompts)
-
-
-def _distinct_seeds(seeds: Any) -> tuple[int, ...]:
-    if isinstance(seeds, str) or not isinstance(seeds, (Sequence, range, np.ndarray)):
-        raise BadInput(f"seeds is {seeds!r}; give a list of whole numbers, for example [0, 1].")
-    if len(seeds) == 0:
-        raise BadInput("seeds is empty; discovery needs at least one, for example [0].")
-    for i, seed in enumerate(seeds):
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise BadInput(f"seeds[{i}] is {seed!r}; seeds are whole numbers from 0 up.")
-    if len({int(seed) for seed in seeds}) != len(seeds):
-        raise BadInput(
-            f"seeds {list(seeds)} repeat; the same noise twice is one sample, not two. Give distinct seeds."
-        )
-    return tuple(int(seed) for seed in seeds)
-
-
-def _sampling(lens: DiTLens, sampling: Sampling | Mapping[str, Any] | None) -> Sampling:
-    if sampling is None:
-        return lens.sampling()
-    if isinstance(sampling, Mapping):
-        return lens.sampling(**sampling)
-    return sampling
-
-
-def _rows_at_once(lens: DiTLens, sampling: Sampling, batch_size: int | None) -> int:
-    if batch_size is None:
-        from dit_lens.model.sampling import default_batch_size
-
-        rows, columns = lens.token_grid(sampling.height, sampling.width)
-        # A fixed ceiling, not the number of samples: memory must not depend on how many there are.
-        return default_batch_size(_ROWS, rows * columns)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size!r}; it must be a whole number, at least 1.")
-    return batch_size
 
 
 def _positive(name: str, value: float) -> float:

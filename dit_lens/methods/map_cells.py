@@ -331,6 +331,17 @@ class EffectMap:
         frame.insert(place + 1, "ci_high", [float(self.ci_high[family][i, j]) for family, i, j in at])
         return frame
 
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The one table of a map, called as in a run folder: `step_map` or `final_map`, by its readout."""
+        return (f"{self.readout}_map",)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """`to_frame()`, for `dl.plots.effect_map`. Raises `BadInput` for another name."""
+        if name not in self.table_names:
+            raise BadInput(f"This map is no {name!r}; its one table is {self.table_names[0]!r}.")
+        return self.to_frame()
+
     def __repr__(self) -> str:
         cells, counts = self.cells, self.cells.n
         row, column = cells.peak()

@@ -16,6 +16,7 @@ from dit_lens.methods.arms import Arm
 from dit_lens.methods.measures import Measures
 from dit_lens.methods.study_groups import Group, graph_of, outcomes
 from dit_lens.methods.study_request import Request, Scan
+from dit_lens.methods.study_tables import OWN, study_table
 from dit_lens.run.cells import Cell, CellKey, CellStore, Measured
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ class StudyResult:
     computed: int
     known: int
     dropped: int
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """Tables that every study has; `table` also makes those of questions that its arms answer."""
+        return OWN
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One tidy table, for `dl.plots`: see `study_table`."""
+        return study_table(self, name)
 
     def __repr__(self) -> str:
         worst = self.sham["max_abs_difference"].max() if len(self.sham) else 0.0

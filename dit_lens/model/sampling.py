@@ -163,6 +163,12 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def labelled_images(self) -> list[tuple[str, Image]]:
+        """Each image with its prompt and seed, for `dl.plots.images`."""
+        labels = [f"{p} · seed {s}" for p, s in zip(self.prompts, self.seeds, strict=True)]
+        return list(zip(labels, self.images, strict=True))
+
     def __repr__(self) -> str:
         return (
             f"Trajectory({len(self)} rows, {self.sampling.steps} steps, "

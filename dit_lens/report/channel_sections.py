@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from dit_lens.inline_html import data_uri
 from dit_lens.report import findings, plots
-from dit_lens.report.plots.token_maps import data_uri
 from dit_lens.report.section import (
     MissingTable,
     RunView,

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dit_lens.inline_html import data_uri
 from dit_lens.report.effect_words import family_place
-from dit_lens.report.plots.token_maps import data_uri
 from dit_lens.report.section import MissingTable, RunView, Section, picture
 from dit_lens.report.text import count, shorten
 from dit_lens.run.records import ImageEntry

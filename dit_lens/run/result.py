@@ -118,6 +118,23 @@ class Result:
         """Every value that was read, by trajectory, then step, then forward order."""
         return tuple(value for each in self.trajectories.values() for value in each.reads)
 
+    @property
+    def labelled_images(self) -> list[tuple[str, Image]]:
+        """Every finished image: the unedited one of each prompt and seed, then those edited from it.
+
+        Labels name the trajectory, and prompt and seed where there are several. For `dl.plots.images`.
+        """
+        several = len(self.baselines) > 1
+        found = []
+        for (prompt, seed), clean in self.baselines.items():
+            arms = [e for e in self.trajectories.values() if (e.prompt, e.seed) == (prompt, seed)]
+            alone = next((e.id for e in arms if e.start is None), None)
+            named = [(f"{alone} (unedited)" if alone else "unedited", clean)]
+            named += [(each.id, each) for each in arms if each.start is not None]
+            where = f" · {prompt} · seed {seed}" if several else ""
+            found += [(label + where, each.image) for label, each in named if each.image is not None]
+        return found
+
     def read(self, name: str) -> tuple[ReadValue, ...]:
         """The values of one read."""
         found = tuple(value for value in self.reads if value.name == name)

@@ -45,6 +45,12 @@ class FirstLook:
     channels: dict[int, tuple[int, ...]]
     channels_from: str
 
+    @property
+    def labelled_images(self) -> list[tuple[str, Image]]:
+        """The picture, and the mask over it after each block, for `dl.plots.images`."""
+        masks = [(f"mask after block {b}", mask.overlay(self.picture)) for b, mask in self.masks.items()]
+        return [(f"{self.prompt} · seed {self.seed}", self.picture), *masks]
+
     def sheet(self) -> Image:
         """One row per block, from the first: the picture, the mask (white), and the mask over the picture.
 

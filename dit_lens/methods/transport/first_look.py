@@ -70,6 +70,12 @@ class CarryLook:
     alignments: tuple[tuple[float, float] | None, tuple[float, float] | None]
     carried: tuple[Carried, ...]
 
+    @property
+    def labelled_images(self) -> list[tuple[str, Image]]:
+        """Source, target and the target at every strength, for `dl.plots.images`."""
+        ends = list(zip((f"source: {self.source}", f"target: {self.target}"), self.pictures, strict=True))
+        return ends + [(f"strength {one.strength:g}", one.picture) for one in self.carried]
+
     def sheet(self) -> Image:
         """The grid: both prompts in words, then source, target and every strength, each with its label."""
         from dit_lens.methods.transport.sheet import labelled_grid

@@ -21,6 +21,7 @@ from dit_lens.report.plots.effect_marks import (
 )
 from dit_lens.report.plots.frame import rows_of
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import count, number, plot_text
 from dit_lens.report.theme import NEUTRAL
 
@@ -29,16 +30,18 @@ DISRUPTION = (
     "ci_high", "n", "p", "p_adjusted", "rank_p", "direction", "outcome",
 )  # fmt: skip
 BIAS_OR_CARRIER = ("metric", "arm", "label", "mean", "ci_low", "ci_high", "n", "clean_mean")
+LEVELS = ("metric", "place", "arm", "label", "family", "mean", "ci_low", "ci_high", "n", "clean_mean")
 ROW = 36  # pixels of one arm
 
 
-def disruption(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def disruption(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw massive − control with its interval for every control, and beside it the level of every arm.
 
-    `table`: the `disruption` table; `metric` defaults to the most telling one there is. The grey line is no
+    `data`: the `disruption` table; `metric` defaults to the most telling one there is. The grey line is no
     difference; a full marker is a supported difference, a hollow one undecided, a cross not supported.
     Raises `BadInput` for missing columns or an unknown metric.
     """
+    table = table_of(data, "disruption")
     rows = rows_of(table, DISRUPTION)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, DISRUPTION, metric=metric)
@@ -174,20 +177,40 @@ def _levels(
         )
 
 
-def bias_or_carrier(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def bias_or_carrier(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw the metric when all, only the mean, or only the layout of the massive channels is left.
 
-    `table`: the `bias_or_carrier` table, one mark and 95 % interval per arm; the dotted line is the clean
+    `data`: the `bias_or_carrier` table, one mark and 95 % interval per arm; the dotted line is the clean
     image. `metric` defaults to the most telling one there is. Raises `BadInput` for missing columns or an
     unknown metric.
     """
+    table = table_of(data, "bias_or_carrier")
     rows = rows_of(table, BIAS_OR_CARRIER)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, BIAS_OR_CARRIER, metric=metric)
     order = ["zero", "mean_only", "residual_only", "shuffled", "ln_preserving"]
     place = rows["arm"].map(lambda arm: order.index(arm) if arm in order else len(order))
     rows = rows.assign(place=place).sort_values(["place", "arm"], kind="stable").reset_index(drop=True)
-    words = metric_words(metric)
+    return _levels_with_intervals(rows.assign(family="massive"))
+
+
+def levels(data: Source, *, metric: str | None = None) -> go.Figure:
+    """Draw a metric for every arm of a study, with its interval: what each edit does by itself.
+
+    `data`: a `StudyResult`, or its `levels` table, one mark and 95 % interval per arm in the study's order;
+    the dotted line is the clean image. `metric` defaults to the most telling one there is. Whether an arm
+    differs from a control is a paired question, which `disruption` draws. Raises `BadInput` for missing
+    columns or an unknown metric.
+
+    >>> dl.plots.levels(dl.run_study(lens, arms, prompts, seeds, measures=measures))       # doctest: +SKIP
+    """
+    rows = rows_of(table_of(data, "levels"), LEVELS)
+    rows = rows_of(rows, LEVELS, metric=one_metric(rows, metric)).sort_values("place", kind="stable")
+    return _levels_with_intervals(rows.reset_index(drop=True))
+
+
+def _levels_with_intervals(rows: pd.DataFrame) -> go.Figure:
+    words = metric_words(str(rows["metric"].iloc[0]))
     clean = number_or_nan(rows["clean_mean"])
     clean = clean[np.isfinite(clean)]
     panels = Panels(
@@ -212,24 +235,30 @@ def bias_or_carrier(table: pd.DataFrame, *, metric: str | None = None) -> go.Fig
         f"{_upper(words.title)}: from {number(mean[low])} ({plot_text(str(rows['label'][low]))}) to "
         f"{number(mean[high])} ({plot_text(str(rows['label'][high]))})"
     )
-    style = style_of("massive")
-    figure.add_trace(
-        go.Scatter(
-            x=mean,
-            y=np.arange(len(rows)),
-            error_x=bars(mean, number_or_nan(rows["ci_low"]), number_or_nan(rows["ci_high"]), style["color"]),
-            mode="markers",
-            marker={"symbol": style["symbol"], "size": 10, "color": style["color"]},
-            text=[
-                f"{plot_text(str(row.label))}: {number(row.mean)}<br>95 % CI {number(row.ci_low)} to "
-                f"{number(row.ci_high)}, n = {count(int(row.n), 'prompt')}"
-                for row in rows[["label", "mean", "ci_low", "ci_high", "n"]].itertuples()
-            ],
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-            **panels.axes(0),
+    for family in families_in_order(rows["family"]):
+        style, own = style_of(family), rows[rows["family"] == family]
+        level = number_or_nan(own["mean"])
+        ends = number_or_nan(own["ci_low"]), number_or_nan(own["ci_high"])
+        figure.add_trace(
+            go.Scatter(
+                x=level,
+                y=own.index.to_numpy(),
+                error_x=bars(level, *ends, style["color"]),
+                mode="markers",
+                marker={"symbol": style["symbol"], "size": 10, "color": style["color"]},
+                name=plot_text(family_name(family)),
+                customdata=np.column_stack([*ends, number_or_nan(own["n"])]),
+                meta={"columns": ["ci_low", "ci_high", "n"]},
+                text=[
+                    f"{plot_text(str(row.label))}: {number(row.mean)}<br>95 % CI {number(row.ci_low)} to "
+                    f"{number(row.ci_high)}, n = {count(int(row.n), 'prompt')}"
+                    for row in own[["label", "mean", "ci_low", "ci_high", "n"]].itertuples()
+                ],
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=False,
+                **panels.axes(0),
+            )
         )
-    )
     if len(clean):
         figure.add_trace(
             go.Scatter(

@@ -37,22 +37,28 @@ from dit_lens.report.plots.effect_marks import (
 )
 from dit_lens.report.plots.frame import rows_of
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import plot_text
 from dit_lens.report.theme import NEUTRAL, faint
 
 TRANSPORT = ("pair_group", "family", "strength", *LEVEL)
+CARRIED = ("transport", "transport_image")
 _SLOT = 9  # pixels between the marks of two families in one line of the dot plot
 
 
 # --------------------------------------------------------------------------------------------- along strength
-def transport(table: pd.DataFrame, *, metric: str | None = None, pair_group: str | None = None) -> go.Figure:
+def transport(
+    data: Source, *, metric: str | None = None, pair_group: str | None = None, name: str | None = None
+) -> go.Figure:
     """Draw a metric over strength: massive beside as many other channels, and beside other ways to mix.
 
-    `table`: the `transport` or `transport_image` table, one row of panels per direction or origin. Bands
+    `data`: the `transport` or `transport_image` table, one row of panels per direction or origin. Bands
     are 95 % intervals; a family of one strength is a mark with its interval. `metric` defaults to the most
-    telling one there is, `pair_group` to pairs that differ in several attributes. Raises `BadInput` for
+    telling one there is, `pair_group` to pairs that differ in several attributes; of a run with both tables,
+    `name` says which. Raises `BadInput` for
     missing columns, and for a metric or group that is not there.
     """
+    table = table_of(data, *(CARRIED if name is None else (name,)))
     rows = rows_of(table, (*TRANSPORT, way_column(table)))
     metric = chosen_metric(rows, metric)
     rows = rows_of(rows, TRANSPORT, metric=metric)
@@ -117,14 +123,15 @@ def attribute_rows(table: pd.DataFrame, *, way: str | None = None) -> pd.DataFra
     return rows.assign(attribute=rows["metric"].astype(str).str.removeprefix(MOVED)).reset_index(drop=True)
 
 
-def transport_attributes(table: pd.DataFrame, *, way: str | None = None) -> go.Figure:
+def transport_attributes(data: Source, *, way: str | None = None, name: str | None = None) -> go.Figure:
     """Draw, attribute by attribute, in which share of pairs it becomes the source's, at full strength.
 
-    `table`: the `transport` or `transport_image` table. One panel for pairs that differ in the attribute
+    `data`: the `transport` or `transport_image` table. One panel for pairs that differ in the attribute
     alone, one for pairs that differ in several; one mark and 95 % interval per family. `way` is a direction
-    or an origin, by default the first. Raises `BadInput` for missing columns, a direction that is not there,
-    and where no attribute was read.
+    or an origin, by default the first; of a run with both tables, `name` says which. Raises `BadInput` for
+    missing columns, a direction that is not there, and where no attribute was read.
     """
+    table = table_of(data, *(CARRIED if name is None else (name,)))
     rows = attribute_rows(table, way=way)
     strength = whole_strength(rows)
     families = families_in_order(rows["family"])

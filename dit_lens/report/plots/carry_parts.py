@@ -29,6 +29,7 @@ from dit_lens.report.plots.effect_marks import (
 )
 from dit_lens.report.plots.frame import rows_of
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import plot_text
 
 TRANSPORT_CURVES = ("axis", "value", "family", *LEVEL)
@@ -36,12 +37,13 @@ GUIDANCE = ("weight", "cfg", "family", *LEVEL)
 
 
 # ------------------------------------------------------------------------------------ along what is carried
-def transport_curves(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def transport_curves(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw a metric over which blocks, which steps, how many channels and which part of them are carried.
 
-    `table`: the `transport_curves` table, one panel per axis; marks have 95 % intervals. `metric` defaults to
+    `data`: the `transport_curves` table, one panel per axis; marks have 95 % intervals. `metric` defaults to
     the most telling one there is. Raises `BadInput` for missing columns or an unknown metric.
     """
+    table = table_of(data, "transport_curves")
     rows = rows_of(table, TRANSPORT_CURVES)
     metric = chosen_metric(rows, metric)
     rows = rows_of(rows, TRANSPORT_CURVES, metric=metric)
@@ -120,12 +122,13 @@ def _marks_along(
 
 
 # ------------------------------------------------------------------------------------------------ guidance
-def detail_guidance(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def detail_guidance(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw a metric over the weight of Detail Guidance, on top of classifier-free guidance and without it.
 
-    `table`: the `guidance` table (arXiv 2510.11538); bands are 95 % intervals. `metric` defaults to the most
+    `data`: the `guidance` table (arXiv 2510.11538); bands are 95 % intervals. `metric` defaults to the most
     telling one there is. Raises `BadInput` for missing columns or an unknown metric.
     """
+    table = table_of(data, "guidance")
     rows = rows_of(table, GUIDANCE)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, GUIDANCE, metric=metric).sort_values("weight", kind="stable")

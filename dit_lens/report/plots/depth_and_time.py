@@ -6,23 +6,26 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from dit_lens.report.plots.effect_marks import band
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, leading_channels, ratio_ticks, rows_of, where
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import number
-from dit_lens.report.theme import SEQUENTIAL, category, faint, template
+from dit_lens.report.theme import SEQUENTIAL, category, template
 
 COLUMNS = ("stream", "branch", "step", "sigma", "block", "channel", "statistic", "value", "ratio")
 
 
 def ratio_map(
-    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
+    data: Source, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
 ) -> go.Figure:
     """Draw the ratio of the strongest channel to the median, one cell per block and step (colour
     logarithmic).
 
-    `table`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and
+    `data`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and
     sigma. Raises `BadInput` for missing columns or coordinates.
     """
+    table = table_of(data, "ratio_map")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
     grid = rows.drop_duplicates(["block", "step"]).set_index(["block", "step"]).sort_index()
     blocks, steps = grid.index.levels[0].tolist(), grid.index.levels[1].tolist()
@@ -43,6 +46,7 @@ def ratio_map(
             texttemplate="%{text}" if legible else None,
             textfont={"size": 10},
             customdata=np.stack([channel, cells("value"), ratio, cells("sigma")], axis=-1),
+            meta={"columns": ["channel", "value", "ratio", "sigma"], "z": "log10_ratio"},
             hovertemplate="block %{y}, step %{x} (σ %{customdata[3]:.3f})<br>channel %{customdata[0]:.0f}"
             "<br>ratio %{customdata[2]:.3g} ×<br>value %{customdata[1]:.3g}<extra></extra>",
             colorscale=SEQUENTIAL,
@@ -79,13 +83,14 @@ def ratio_map(
 
 
 def life(
-    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
+    data: Source, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
 ) -> go.Figure:
     """Draw the ratio of the top channels through depth (over all steps) and through time (over all blocks).
 
-    `table`: the `life` table. Lines are means, bands run from the smallest to the largest value; at most six
+    `data`: the `life` table. Lines are means, bands run from the smallest to the largest value; at most six
     channels are drawn. Raises `BadInput` for missing columns or coordinates.
     """
+    table = table_of(data, "life")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
     # One order of rows, so that the last bits of the means do not depend on theirs.
     rows = rows.sort_values(["channel", "block", "step"], kind="stable")
@@ -112,18 +117,8 @@ def life(
             position = along.index.to_numpy()
             extra = sigma.reindex(position).to_numpy() if axis == "step" else np.full(len(position), np.nan)
             group = {"legendgroup": str(channel), **panels.axes(index)}
-            figure.add_trace(
-                go.Scatter(
-                    x=np.concatenate([position, position[::-1]]),
-                    y=np.concatenate([along["max"].to_numpy(), along["min"].to_numpy()[::-1]]),
-                    mode="lines",
-                    fill="toself",
-                    fillcolor=faint(style["color"], 0.14),
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    showlegend=False,
-                    **group,
-                )
+            band(
+                figure, position, along["min"], along["max"], style["color"], panels.axes(index), str(channel)
             )
             figure.add_trace(
                 go.Scatter(
@@ -134,6 +129,7 @@ def life(
                     line={"color": style["color"], "dash": style["dash"], "width": 2},
                     marker={"symbol": style["symbol"], "size": 7, "color": style["color"]},
                     customdata=np.column_stack([along["min"], along["max"], extra]),
+                    meta={"columns": ["min", "max", "sigma"]},
                     hovertemplate=f"channel {channel}, {axis} %{{x}}"
                     + (" (σ %{customdata[2]:.3f})" if axis == "step" else "")
                     + "<br>mean %{y:.3g} × (%{customdata[0]:.3g} to %{customdata[1]:.3g})<extra></extra>",

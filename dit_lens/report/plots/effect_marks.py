@@ -98,6 +98,47 @@ def band(
     )
 
 
+def line_with_band(
+    figure: go.Figure,
+    axes: Mapping[str, str],
+    rows: pd.DataFrame,
+    along: str,
+    family: str,
+    *,
+    where: str,
+    also: Sequence[str] = (),
+    hover: str = "",
+    legend: bool = True,
+) -> None:
+    """Draw a family's mean along a column as a line with marks, and its 95 % interval as a band behind it.
+
+    `where` names a place in the hover (`block %{x}`); the columns `also` go into the figure's rows, and
+    `hover` may show them: the first is `customdata[3]`.
+    """
+    style, name = style_of(family), plot_text(family_name(family))
+    x = rows[along].to_numpy(dtype=float)
+    low, high = number_or_nan(rows["ci_low"]), number_or_nan(rows["ci_high"])
+    band(figure, x, low, high, style["color"], axes, family)
+    columns = ["ci_low", "ci_high", "n", *also]
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=number_or_nan(rows["mean"]),
+            mode="lines+markers",
+            line={"color": style["color"], "dash": style["dash"], "width": 2},
+            marker={"symbol": style["symbol"], "size": 8, "color": style["color"]},
+            name=name,
+            legendgroup=family,
+            showlegend=legend,
+            customdata=np.column_stack([number_or_nan(rows[column]) for column in columns]),
+            meta={"columns": columns},
+            hovertemplate=f"{name}, {where}: %{{y:.3g}}<br>95 % CI %{{customdata[0]:.3g}} to "
+            f"%{{customdata[1]:.3g}}, n = %{{customdata[2]}}{hover}<extra></extra>",
+            **axes,
+        )
+    )
+
+
 def zero_line(axes: Mapping[str, str], *, vertical: bool = False, at: float = 0.0) -> dict[str, Any]:
     """Return the line that an interval must leave on one side, as a layout shape of one panel."""
     xaxis, yaxis = axes["xaxis"], axes["yaxis"]
@@ -142,24 +183,23 @@ def level_curve(
 
     A single level is a mark, drawn `aside` of its place so that marks of several families can be told apart.
     """
+    if len(rows) > 1:
+        line_with_band(figure, axes, rows, along, family, where=f"{along} %{{x}}", legend=legend)
+        return
     style, name = style_of(family), plot_text(family_name(family))
-    x = rows[along].to_numpy(dtype=float)
     y, low, high = (number_or_nan(rows[column]) for column in ("mean", "ci_low", "ci_high"))
-    alone = len(rows) == 1
-    x = x + aside if alone else x
-    if not alone:
-        band(figure, x, low, high, style["color"], axes, family)
     figure.add_trace(
         go.Scatter(
-            x=x,
+            x=rows[along].to_numpy(dtype=float) + aside,
             y=y,
-            error_y=bars(y, low, high, style["color"]) if alone else None,
-            mode="markers" if alone else "lines+markers",
-            line={"color": style["color"], "dash": style["dash"], "width": 2},
+            error_y=bars(y, low, high, style["color"]),
+            mode="markers",
             marker={"symbol": style["symbol"], "size": 8, "color": style["color"]},
             name=name,
             legendgroup=family,
             showlegend=legend,
+            customdata=np.column_stack([number_or_nan(rows[column]) for column in (along, "n")]),
+            meta={"columns": [along, "n"]},
             text=[level_words(f"{name}, {along} {number(row[along])}", row) for _, row in rows.iterrows()],
             hovertemplate="%{text}<extra></extra>",
             **axes,

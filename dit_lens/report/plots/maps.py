@@ -13,12 +13,14 @@ from dit_lens.report.effect_words import families_in_order, family_name, metric_
 from dit_lens.report.plots.effect_marks import number_or_nan, one_metric
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, rows_of
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import number, plot_text
 from dit_lens.report.theme import DIVERGING, INK, SEQUENTIAL
 
 EFFECT_MAP = (
     "metric", "family", "direction", "block", "step", "sigma", "mean", "difference", "p", "p_adjusted", "n",
 )  # fmt: skip
+MAPS = ("step_map", "final_map", "patch_map")
 ALPHA = 0.05
 _BAR = 58  # pixels from the lower end of a map to its colour bar
 _BAR_BETWEEN = 28  # the same where no axis title stands between
@@ -28,20 +30,22 @@ Grid = np.ndarray
 
 
 def effect_map(
-    table: pd.DataFrame,
+    data: Source,
     *,
     metric: str | None = None,
     control: str | None = None,
     direction: str | None = None,
+    name: str | None = None,
 ) -> go.Figure:
     """Draw the metric when a single block is edited at a single step, for massive channels and a control, and
     the difference of the two.
 
-    `table`: a `step_map`, `final_map` or `patch_map` table. Cells whose difference is significant after
+    `data`: a `step_map`, `final_map` or `patch_map` table. Cells whose difference is significant after
     Benjamini–Hochberg (p at most 0.05) are outlined, with its sign inside; maps explore, they do not test a
-    claim. Coordinates left at None take the first there is. Raises `BadInput` for missing columns or
-    coordinates.
+    claim. Coordinates left at None take the first there is; of a run with several maps, `name` says which.
+    Raises `BadInput` for missing columns or coordinates.
     """
+    table = table_of(data, *(MAPS if name is None else (name,)))
     rows = rows_of(table, EFFECT_MAP)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, EFFECT_MAP, metric=metric)
@@ -75,12 +79,12 @@ def effect_map(
     place = {"x": steps, "y": blocks, "sigma": sigma}
     for index, (cells, name) in enumerate(zip(means, titles, strict=False)):
         numbers = "mean %{z:.4g}"
-        figure.add_trace(_heat(panels, index, cells, place, name, numbers, [], "coloraxis"))
+        figure.add_trace(_heat(panels, index, cells, place, name, numbers, {}, "coloraxis"))
     if other is not None:
         numbers = (
             "%{z:.4g}<br>p = %{customdata[1]:.2g}, corrected %{customdata[2]:.2g}, n = %{customdata[3]:.0f}"
         )
-        more = [massive.p, massive.p_adjusted, massive.n]
+        more = {"p": massive.p, "p_adjusted": massive.p_adjusted, "n": massive.n}
         heat = _heat(panels, 2, massive.difference, place, "massive − control", numbers, more, "coloraxis2")
         # The sign stands in words as well: a reading must not rest on colour alone.
         signs = np.where(massive.significant, np.where(massive.difference > 0, "+", "−"), "")
@@ -146,7 +150,7 @@ def _heat(
     place: dict[str, Any],
     name: str,
     numbers: str,
-    more: list[Grid],
+    more: dict[str, Grid],
     axis: str,
 ) -> go.Heatmap:
     sigma = np.broadcast_to(place["sigma"].astype("float32"), cells.shape)
@@ -155,7 +159,8 @@ def _heat(
         x=place["x"],
         y=place["y"],
         z=cells,
-        customdata=np.stack([sigma, *more], axis=-1),
+        customdata=np.stack([sigma, *more.values()], axis=-1),
+        meta={"columns": ["sigma", *more], "z": "difference" if more else "mean"},
         hovertemplate=f"{name}<br>block %{{y}}, step %{{x}}{noise}<br>{numbers}<extra></extra>",
         coloraxis=axis,
         xgap=1,

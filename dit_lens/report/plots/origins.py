@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from dit_lens.report.plots.frame import BLOCK_AXIS, leading_channels, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import number, percent, place_of_write, signal_name, writer_name
 from dit_lens.report.theme import NEUTRAL, category
 
@@ -21,7 +22,7 @@ ADALN = ("stream", "branch", "block", "channel", "signal", "value", "percentile"
 
 
 def variance(
-    table: pd.DataFrame,
+    data: Source,
     *,
     stream: str = "image",
     branch: str = "cond",
@@ -29,9 +30,10 @@ def variance(
 ) -> go.Figure:
     """Draw, for each massive channel of each block, which coordinate its variance comes from (shares of one).
 
-    `table`: the `variance` table; `blocks` keeps only some. Raises `BadInput` for missing columns or
+    `data`: the `variance` table; `blocks` keeps only some. Raises `BadInput` for missing columns or
     coordinates.
     """
+    table = table_of(data, "variance")
     rows = rows_of(table, VARIANCE, stream=stream, branch=branch)
     if blocks is not None:
         rows = rows_of(rows[rows["block"].isin(list(blocks))], VARIANCE)
@@ -78,13 +80,14 @@ def variance(
     return figure
 
 
-def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", limit: int = 6) -> go.Figure:
+def births(data: Source, *, stream: str = "image", branch: str = "cond", limit: int = 6) -> go.Figure:
     """Draw, for the top channels, how much each block's attention and MLP write into them.
 
-    What enters before any block stands at block 0. `table`: the `births` table, values in activation units;
+    What enters before any block stands at block 0. `data`: the `births` table, values in activation units;
     at most `limit` channels, the largest writes first. Raises `BadInput` for missing columns or
     coordinates.
     """
+    table = table_of(data, "births")
     rows = rows_of(table, BIRTHS, stream=stream, branch=branch)
     channels = leading_channels(rows, "value", limit)
     writers = [name for name in WRITERS if name in set(rows["writer"])]
@@ -118,6 +121,7 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
                     showlegend=index == 0,
                     marker={"color": category(order)["color"], "pattern": _pattern(order)},
                     customdata=one[["rank", "share"]].to_numpy(),
+                    meta={"columns": ["rank", "share"]},
                     hovertemplate=f"channel {channel}, {writer_name(name)} at block %{{x}}<br>writes "
                     "%{y:.3g}, %{customdata[1]:.1%} of all writes into it<br>rank %{customdata[0]} "
                     "among its channels<extra></extra>",
@@ -128,13 +132,14 @@ def births(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", 
     return figure
 
 
-def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -> go.Figure:
+def adaln(data: Source, *, stream: str = "image", branch: str = "cond") -> go.Figure:
     """Draw where each massive channel stands among all channels in each AdaLN signal (percentile of |value|).
 
-    `table`: the `adaln` table, percentiles from 0 to 100. The six channels that occur in most blocks have
+    `data`: the `adaln` table, percentiles from 0 to 100. The six channels that occur in most blocks have
     their own colour. The dotted line is the 50th percentile, where channels chosen at random would lie on
     average. Raises `BadInput` for missing columns or coordinates.
     """
+    table = table_of(data, "adaln")
     rows = rows_of(table, ADALN, stream=stream, branch=branch)
     signals = _signals(rows)
     often = rows.groupby("channel")["block"].nunique().sort_values(ascending=False, kind="stable")
@@ -177,6 +182,7 @@ def adaln(table: pd.DataFrame, *, stream: str = "image", branch: str = "cond") -
                     showlegend=index == 0,
                     marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
                     customdata=one[["channel", "value"]].to_numpy(),
+                    meta={"columns": ["channel", "value"]},
                     hovertemplate=f"{signal_name(signal)}, block %{{x}}<br>channel %{{customdata[0]}}: "
                     "%{customdata[1]:.3g}<br>percentile %{y:.1f}<extra></extra>",
                     **panels.axes(index),

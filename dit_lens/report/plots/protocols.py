@@ -18,8 +18,8 @@ from dit_lens.report.effect_words import (
     p_words,
 )
 from dit_lens.report.plots.effect_marks import (
-    band,
     bars,
+    line_with_band,
     number_or_nan,
     one_metric,
     outcome_marker,
@@ -28,6 +28,7 @@ from dit_lens.report.plots.effect_marks import (
 )
 from dit_lens.report.plots.frame import rows_of
 from dit_lens.report.plots.panels import Panels
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import count, number, plot_text
 
 SEMANTICS_OR_DETAIL = ("protocol", "family", "block", "metric", "change", "ci_low", "ci_high", "n")
@@ -41,13 +42,14 @@ _ALL_AT = -2.0  # where, left of block 0, the edit of all blocks stands
 _MOST_TICKS = 14
 
 
-def semantics_or_detail(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> go.Figure:
+def semantics_or_detail(data: Source, *, metrics: Sequence[str] | None = None) -> go.Figure:
     """Draw what editing all blocks, and each block alone, changes in every metric, massive beside control.
 
-    `table`: the `semantics_or_detail` table; one panel per metric, all of them by default. On the left of a
+    `data`: the `semantics_or_detail` table; one panel per metric, all of them by default. On the left of a
     panel all blocks are edited, then one at a time; marks have 95 % intervals, the grey line is the clean
     image. Raises `BadInput` for missing columns or unknown metrics.
     """
+    table = table_of(data, "semantics_or_detail")
     rows = rows_of(table, SEMANTICS_OR_DETAIL)
     names = metrics_in_order(rows["metric"])
     if metrics is not None:
@@ -145,13 +147,14 @@ def _title(rows: pd.DataFrame, names: Sequence[str]) -> str:
     )
 
 
-def single_or_all(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def single_or_all(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw the metric when one block is edited, block by block, and massive − control beside it.
 
-    `table`: the `single_or_all` table. Bands are 95 % intervals, horizontal lines the edit of all blocks at
+    `data`: the `single_or_all` table. Bands are 95 % intervals, horizontal lines the edit of all blocks at
     once; `metric` defaults to the most telling one there is. Raises `BadInput` for missing columns or an
     unknown metric.
     """
+    table = table_of(data, "single_or_all")
     rows = rows_of(table, SINGLE_OR_ALL)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, SINGLE_OR_ALL, metric=metric)
@@ -204,23 +207,7 @@ def _levels_by_block(
     style, name = style_of(family), plot_text(family_name(family))
     own = single[single["family"] == family].drop_duplicates("place")
     x = own["place"].to_numpy()
-    low, high = number_or_nan(own["ci_low"]), number_or_nan(own["ci_high"])
-    band(figure, x, low, high, style["color"], panels.axes(0), family)
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=number_or_nan(own["mean"]),
-            mode="lines+markers",
-            line={"color": style["color"], "dash": style["dash"], "width": 2},
-            marker={"symbol": style["symbol"], "size": 8},
-            name=name,
-            legendgroup=family,
-            customdata=np.column_stack([low, high, number_or_nan(own["n"])]),
-            hovertemplate=f"{name}, block %{{x}}: %{{y:.4g}}<br>95 % CI %{{customdata[0]:.3g}} to "
-            "%{customdata[1]:.3g}, n = %{customdata[2]} prompts<extra></extra>",
-            **panels.axes(0),
-        )
-    )
+    line_with_band(figure, panels.axes(0), own, "place", family, where="block %{x}")
     level = number_or_nan(whole.loc[whole["family"] == family, "mean"])
     if len(level) and len(x):
         figure.add_trace(
@@ -281,12 +268,13 @@ def _differences_by_block(
         )
 
 
-def dose(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
+def dose(data: Source, *, metric: str | None = None) -> go.Figure:
     """Draw the metric against how many channels are edited (k, logarithmic), massive and controls.
 
-    `table`: the `dose` table; bands are 95 % intervals. `metric` defaults to the most telling one there is.
+    `data`: the `dose` table; bands are 95 % intervals. `metric` defaults to the most telling one there is.
     Raises `BadInput` for missing columns or an unknown metric.
     """
+    table = table_of(data, "dose")
     rows = rows_of(table, DOSE)
     metric = one_metric(rows, metric)
     rows = rows_of(rows, DOSE, metric=metric).sort_values("k", kind="stable")
@@ -319,23 +307,6 @@ def dose(table: pd.DataFrame, *, metric: str | None = None) -> go.Figure:
     )
     figure = panels.figure(f"{words.title[:1].upper()}{words.title[1:]}: {said}")
     for family in families:
-        style, name = style_of(family), plot_text(family_name(family))
         own = rows[rows["family"] == family].drop_duplicates("k")
-        k, low, high = own["k"].to_numpy(), number_or_nan(own["ci_low"]), number_or_nan(own["ci_high"])
-        band(figure, k, low, high, style["color"], panels.axes(0), family)
-        figure.add_trace(
-            go.Scatter(
-                x=k,
-                y=number_or_nan(own["mean"]),
-                mode="lines+markers",
-                line={"color": style["color"], "dash": style["dash"], "width": 2},
-                marker={"symbol": style["symbol"], "size": 9},
-                name=name,
-                legendgroup=family,
-                customdata=np.column_stack([low, high, number_or_nan(own["n"])]),
-                hovertemplate=f"{name}, k = %{{x}}: %{{y:.4g}}<br>95 % CI %{{customdata[0]:.3g}} to "
-                "%{customdata[1]:.3g}, n = %{customdata[2]} prompts<extra></extra>",
-                **panels.axes(0),
-            )
-        )
+        line_with_band(figure, panels.axes(0), own, "k", family, where="k = %{x}")
     return figure

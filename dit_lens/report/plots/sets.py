@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from dit_lens.errors import BadInput
 from dit_lens.report.plots.frame import BLOCK_AXIS, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import number
 from dit_lens.report.theme import CATEGORICAL, category
 
@@ -26,15 +27,16 @@ def _one_size(rows: pd.DataFrame, k: int | None) -> tuple[pd.DataFrame, int]:
 
 
 def stability(
-    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", k: int | None = None
+    data: Source, *, stream: str = "image", branch: str = "cond", k: int | None = None
 ) -> go.Figure:
     """Draw the mean Jaccard overlap of top-k sets over pairs of prompts, seeds, steps and neighbouring
     blocks.
 
-    `table`: the `stability` table; `k` defaults to the smallest there. The dotted line is the overlap
+    `data`: the `stability` table; `k` defaults to the smallest there. The dotted line is the overlap
     expected of random sets of that size. Axes without a pair to compare are left out. Raises `BadInput` for
     missing columns or coordinates.
     """
+    table = table_of(data, "stability")
     rows, size = _one_size(rows_of(table, STABILITY, stream=stream, branch=branch), k)
     rows = rows.dropna(subset=["jaccard"])
     names = [axis for axis in AXES if axis in set(rows["axis"])]
@@ -70,6 +72,7 @@ def stability(
                 line={"color": style["color"], "width": 2},
                 marker={"symbol": style["symbol"], "size": 8},
                 customdata=of_axis[["n", "chance"]].to_numpy(),
+                meta={"columns": ["n", "chance"]},
                 hovertemplate=f"over {axis}s, block %{{x}}<br>Jaccard %{{y:.3f}} (n = %{{customdata[0]}})"
                 "<br>chance %{customdata[1]:.3f}<extra></extra>",
             )
@@ -79,14 +82,15 @@ def stability(
 
 
 def agreement(
-    table: pd.DataFrame, *, stream: str = "image", branch: str = "cond", k: int | None = None
+    data: Source, *, stream: str = "image", branch: str = "cond", k: int | None = None
 ) -> go.Figure:
     """Draw, per block, how far the two readings of "massive" choose the same channels.
 
-    |token mean| (`abs_mean`) and mean |value| (`mean_abs`) differ for channels of mixed sign. `table`: the
+    |token mean| (`abs_mean`) and mean |value| (`mean_abs`) differ for channels of mixed sign. `data`: the
     `agreement` table; `k` defaults to the smallest there. Raises `BadInput` for missing columns or
     coordinates.
     """
+    table = table_of(data, "agreement")
     rows, size = _one_size(rows_of(table, AGREEMENT, stream=stream, branch=branch), k)
     rows = rows.sort_values("block")
     panels = Panels(

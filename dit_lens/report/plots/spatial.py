@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.effect_words import families_in_order, family_name
-from dit_lens.report.plots.effect_marks import band, number_or_nan, style_of
+from dit_lens.report.effect_words import families_in_order
+from dit_lens.report.plots.effect_marks import line_with_band
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, rows_of
 from dit_lens.report.plots.panels import Panels, chance_line
-from dit_lens.report.text import number, plot_text
+from dit_lens.report.plots.sources import Source, table_of
+from dit_lens.report.text import number
 from dit_lens.report.theme import INK, SEQUENTIAL
 
 SPATIAL_BLOCKS = ("family", "block", "step", "mean", "ci_low", "ci_high", "n", "chance")
@@ -23,12 +24,13 @@ _CHANCE = "chance (shuffled mask)"
 _MOST_TICKS = 12
 
 
-def spatial_blocks(table: pd.DataFrame, *, step: int | None = None) -> go.Figure:
+def spatial_blocks(data: Source, *, step: int | None = None) -> go.Figure:
     """Draw the IoU of every family's masks by block at one step, with the chance level of a shuffled mask.
 
-    `table`: the `spatial_blocks` table; bands are 95 % intervals. `step` defaults to the last at which
+    `data`: the `spatial_blocks` table; bands are 95 % intervals. `step` defaults to the last at which
     several families were looked at. Raises `BadInput` for missing columns or a step that is not there.
     """
+    table = table_of(data, "spatial_blocks")
     rows = rows_of(table, SPATIAL_BLOCKS)
     step = compared_steps(rows)[-1] if step is None else step
     rows = rows_of(rows, SPATIAL_BLOCKS, step=step).sort_values("block", kind="stable")
@@ -51,12 +53,13 @@ def spatial_blocks(table: pd.DataFrame, *, step: int | None = None) -> go.Figure
     )
 
 
-def spatial_k(table: pd.DataFrame, *, block: int | None = None, step: int | None = None) -> go.Figure:
+def spatial_k(data: Source, *, block: int | None = None, step: int | None = None) -> go.Figure:
     """Draw the IoU of masks made of k channels over k (logarithmic), massive and controls, at one place.
 
-    `table`: the `spatial_k` table; bands are 95 % intervals. `block` and `step` default to the first place.
+    `data`: the `spatial_k` table; bands are 95 % intervals. `block` and `step` default to the first place.
     Raises `BadInput` for missing columns or a place that is not there.
     """
+    table = table_of(data, "spatial_k")
     rows = rows_of(table, SPATIAL_K)
     rows = rows_of(rows, SPATIAL_K, block=block)
     block = int(rows["block"].iloc[0])
@@ -83,12 +86,13 @@ def spatial_k(table: pd.DataFrame, *, block: int | None = None, step: int | None
     return _curves(rows, "k", title, axis, "channels that tokens are clustered by (k)", "k = %{x}")
 
 
-def spatial_map(table: pd.DataFrame, *, places: tuple[tuple[int, int], ...] = ()) -> go.Figure:
+def spatial_map(data: Source, *, places: tuple[tuple[int, int], ...] = ()) -> go.Figure:
     """Draw the mean IoU of the massive channels' masks by block × step.
 
-    `table`: the `spatial_blocks` table. `places`: (block, step) cells to mark, those where claims are judged.
+    `data`: the `spatial_blocks` table. `places`: (block, step) cells to mark, those where claims are judged.
     Raises `BadInput` for missing columns or a table without massive channels.
     """
+    table = table_of(data, "spatial_blocks")
     rows = rows_of(table, SPATIAL_BLOCKS, family="massive")
     blocks = sorted({int(block) for block in rows["block"]})
     steps = sorted({int(step) for step in rows["step"]})
@@ -123,6 +127,7 @@ def spatial_map(table: pd.DataFrame, *, places: tuple[tuple[int, int], ...] = ()
             y=blocks,
             z=mean,
             customdata=np.stack([grid("ci_low"), grid("ci_high"), grid("chance"), grid("n")], axis=-1),
+            meta={"columns": ["ci_low", "ci_high", "chance", "n"], "z": "iou"},
             hovertemplate="after block %{y}, step %{x}<br>IoU %{z:.3f}<br>95 % CI %{customdata[0]:.2f} to "
             "%{customdata[1]:.2f}, n = %{customdata[3]:.0f} prompts<br>chance %{customdata[2]:.2f}"
             "<extra></extra>",
@@ -179,29 +184,11 @@ def _curves(
     )
     figure = panels.figure(title)
     for family in families:
-        style, name = style_of(family), plot_text(family_name(family))
         own = rows[rows["family"] == family].drop_duplicates(over)
-        low, high = number_or_nan(own["ci_low"]), number_or_nan(own["ci_high"])
-        x = own[over].to_numpy()
-        band(figure, x, low, high, style["color"], panels.axes(0), family)
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=number_or_nan(own["mean"]),
-                mode="lines+markers",
-                line={"color": style["color"], "dash": style["dash"], "width": 2},
-                marker={"symbol": style["symbol"], "size": 8},
-                name=name,
-                legendgroup=family,
-                customdata=np.column_stack(
-                    [low, high, number_or_nan(own["n"]), number_or_nan(own["chance"])]
-                ),
-                hovertemplate=f"{name}, {where}: %{{y:.3f}}<br>95 % CI %{{customdata[0]:.3f}} to "
-                "%{customdata[1]:.3f}, n = %{customdata[2]} prompts<br>chance %{customdata[3]:.3f}"
-                "<extra></extra>",
-                **panels.axes(0),
-            )
-        )
+        line_with_band(
+            figure, panels.axes(0), own, over, family, where=where, also=["chance"],
+            hover="<br>chance %{customdata[3]:.3g}",
+        )  # fmt: skip
     level = rows[rows["family"] == ("massive" if "massive" in families else families[0])]
     level = level.drop_duplicates(over).dropna(subset=["chance"])
     if len(level):

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from dit_lens.report.plots.frame import BLOCK_AXIS, ratio_ticks, rows_of, where
 from dit_lens.report.plots.panels import Panels, chance_line
+from dit_lens.report.plots.sources import Source, table_of
 from dit_lens.report.text import number
 from dit_lens.report.theme import CATEGORICAL
 
@@ -15,7 +16,7 @@ COLUMNS = ("stream", "branch", "block", "rank", "channel", "statistic", "value",
 
 
 def spectrum(
-    table: pd.DataFrame,
+    data: Source,
     *,
     stream: str = "image",
     branch: str = "cond",
@@ -24,10 +25,11 @@ def spectrum(
 ) -> go.Figure:
     """Draw each block's channels, sorted, as multiples of the block's median channel (both axes logarithmic).
 
-    `table`: the `spectrum` table; the `label` largest channels of each block are named. Long spectra are
+    `data`: the `spectrum` table; the `label` largest channels of each block are named. Long spectra are
     thinned beyond rank 24, evenly on the logarithmic axis, to keep a report small. Raises `BadInput` for
     missing columns or coordinates.
     """
+    table = table_of(data, "spectrum")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
     rows = rows[rows["ratio"] > 0].sort_values(["block", "ratio"], ascending=[True, False], kind="stable")
     if rows.empty:
@@ -72,6 +74,7 @@ def spectrum(
                 line={"color": CATEGORICAL[0], "width": 1.5},
                 marker={"size": 4, "color": CATEGORICAL[0]},
                 customdata=np.column_stack([shown["channel"], shown["value"]]),
+                meta={"columns": ["channel", "value"]},
                 hovertemplate="channel %{customdata[0]:.0f}, rank %{x}<br>ratio %{y:.3g} ×"
                 "<br>value %{customdata[1]:.3g}<extra></extra>",
                 showlegend=False,
