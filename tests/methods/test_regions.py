@@ -46,10 +46,39 @@ def test_both_sides_make_up_the_whole_and_the_complement_swaps_them(seed) -> Non
     assert whole == pytest.approx(((a - b) ** 2).mean())
 
 
-def test_a_side_without_pixels_has_no_change() -> None:
-    everything = np.ones((4, 6), dtype=bool)
-    found = region_change([flat(0.5)], [flat(0.0)], everything)
-    assert found["change_inside"].item() == 0.5 and np.isnan(found["change_outside"]).all()
+def test_a_pixel_is_worked_out_by_hand() -> None:
+    before = np.zeros((2, 2, 3))
+    after = before.copy()
+    after[0, 0] = 0.1, 0.2, 0.2  # squares 0.01 + 0.04 + 0.04, over three colours: 0.03
+    after[0, 1] = 0.5, 0.5, 0.5  # 0.25
+    after[1, 0] = 0.3, 0.0, 0.0  # 0.03
+    row = np.array([[True, True], [False, False]])
+    found = region_change([after], [before], row)
+    assert found["change_inside"].item() == pytest.approx(((0.03 + 0.25) / 2) ** 0.5)
+    assert found["change_outside"].item() == pytest.approx((0.03 / 2) ** 0.5)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_what_changed_inside_alone_is_nothing_outside_and_sides_can_be_swapped_in_time(seed) -> None:
+    dice = np.random.default_rng(seed)
+    a, b = dice.uniform(size=(2, 2, 4, 6, 3))
+    mask = dice.uniform(size=(4, 6)) < 0.5
+    mask[0, :2] = True, False
+    edited = np.where(mask[..., None], a, b)
+    found = region_change(edited, b, mask)
+    assert (found["change_outside"] == 0).all() and (found["change_inside"] > 0).all()
+    for name, values in region_change(b, edited, mask).items():
+        assert values.tolist() == found[name].tolist()
+    # Pictures are measured apart from each other.
+    alone = region_change(edited[1:], b[1:], mask)
+    assert alone["change_inside"].item() == pytest.approx(found["change_inside"][1], rel=1e-12)
+
+
+@pytest.mark.parametrize(("full", "there"), [(True, "change_inside"), (False, "change_outside")])
+def test_a_side_without_pixels_has_no_change(full, there) -> None:
+    found = region_change([flat(0.5)], [flat(0.0)], np.full((4, 6), full))
+    assert found.pop(there).item() == 0.5
+    assert np.isnan(next(iter(found.values()))).all()
 
 
 @pytest.mark.parametrize("mask", [CORNER[:, :3], CORNER.astype(float), CORNER[None]])

@@ -17,9 +17,10 @@ from dit_lens.methods.arms import Arm
 from dit_lens.methods.measures import AT_THE_END, WITH_A_MASK, Measures
 from dit_lens.methods.study_groups import add_edits
 from dit_lens.methods.transport.arms import Carry
-from dit_lens.methods.transport.cases import Bundle, Case, runs_of
+from dit_lens.methods.transport.cases import SUBJECT, Bundle, Case, runs_of
 from dit_lens.methods.transport.made import Made, runs_mixed
 from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, identity
+from dit_lens.zoo.scenes import IMAGE_SIZE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,28 @@ class CarryStudy:
             for case in bundle:
                 shown = () if case.donor.shows is None else (case.donor.shows,)
                 self.measures.require_prompts([case.target, *shown])
+                self._require_mask(case)
         self._definitions.update(self.measures.definitions(self.measures.names))
+
+    def _require_mask(self, case: Case) -> None:
+        """Raise BadInput for a mask by which this study's pictures cannot be told inside from outside."""
+        if case.mask is None or not set(WITH_A_MASK) & set(self.measures.names):
+            return
+        height, width = self.sampling.height, self.sampling.width
+        if case.mask == SUBJECT:
+            if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+                raise BadInput(
+                    f"{case.unit}: the subject can be told in pictures of {IMAGE_SIZE} × {IMAGE_SIZE} pixels "
+                    f"of the embedded world, and the run's are {height} × {width}. Give a Mask, or None."
+                )
+            return
+        assert not isinstance(case.mask, str)
+        (rows, columns), grid = case.mask.grid, self.lens.token_grid(height, width)
+        if (rows, columns) != grid:
+            raise BadInput(
+                f"{case.unit}: the mask has {rows} × {columns} tokens, and a picture of {height} × {width} "
+                f"pixels has {grid[0]} × {grid[1]}. Make the mask for this size."
+            )
 
     # ----------------------------------------------------------------------------------------- known
     @cached_property
