@@ -44,11 +44,11 @@ def load(
     """Open a model.
 
     Args:
-        source: name of an embedded model (`dit_lens.zoo.names()`), folder of a diffusers SD3 pipeline, hub id
-            such as `stabilityai/stable-diffusion-3.5-medium`, or a `StableDiffusion3Pipeline` object.
+        source: name of an embedded model (`dit_lens.zoo.names()`), folder of a diffusers SD3 pipeline, hub
+            id such as `stabilityai/stable-diffusion-3.5-medium`, or a `StableDiffusion3Pipeline` object.
         device: where to compute; the CPU unless given. A pipeline object stays where it is unless given.
-        dtype: such as `"bfloat16"`; float32 on the CPU and bfloat16 elsewhere unless given. A pipeline object
-            keeps its own.
+        dtype: such as `"bfloat16"`; float32 on the CPU and bfloat16 elsewhere unless given. A pipeline
+            object keeps its own.
         revision: branch, tag or commit of a hub id.
         drop_t5: leave the T5 encoder out (its tokens become zeros), which saves most of the memory. By
             default T5 is left out where the pipeline was saved without it.
