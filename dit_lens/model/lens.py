@@ -43,6 +43,20 @@ class DiTLens:
     lens.trace(...)      plain nnsight over the denoising loop; lens.nn is the wrapped transformer
     lens.check()         does this wrapper tell the truth on this checkpoint?
     ```
+
+    Args:
+        pipeline: a `StableDiffusion3Pipeline`; it is used as it is and not changed.
+        name: what reports call the model; by default the name it was loaded by.
+        defaults: fields of `Sampling` that differ from the pipeline's own defaults.
+
+    Raises:
+        BadInput: a transformer of a family without an adapter, or a default out of range.
+
+    >>> lens = dl.load("shapes-sd3")
+    >>> len(lens.hook_points), lens.token_grid()
+    (155, (12, 12))
+    >>> lens.check().ok
+    True
     """
 
     def __init__(
@@ -86,10 +100,13 @@ class DiTLens:
         return fingerprint(self.pipeline)
 
     def token_grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-        """(rows, columns) of image tokens for an image of that many pixels; by default the default size.
+        """(rows, columns) of image tokens at `height` × `width` pixels; by default the default size.
 
         Raises:
             BadInput: the size does not fit the model.
+
+        >>> lens.token_grid(height=32, width=48)
+        (8, 12)
         """
         return self._token_grid(self.sampling(height=height, width=width))
 
@@ -99,7 +116,11 @@ class DiTLens:
         return self.adapter.token_grid(sampling.height // scale, sampling.width // scale)
 
     def geometry(self, sampling: Sampling, rows: int) -> Geometry:
-        """Sizes of a forward pass of that many rows."""
+        """Sizes of a forward pass of so many `rows` under a `sampling`: latents and text tokens.
+
+        >>> lens.geometry(lens.sampling(), rows=2)
+        Geometry(rows=2, latent_height=24, latent_width=24, context_tokens=20)
+        """
         scale = self.pipeline.vae_scale_factor
         context = self.pipeline.tokenizer_max_length + sampling.max_sequence_length
         return Geometry(rows, sampling.height // scale, sampling.width // scale, context)
@@ -108,10 +129,13 @@ class DiTLens:
         return ("rows", *self.adapter.shape(point, self.geometry(self.defaults, 1))[1:])
 
     def sampling(self, **overrides: Any) -> Sampling:
-        """The default sampling with some of its fields replaced; None leaves a field as it is.
+        """The default sampling with some fields replaced by `overrides`; None leaves a field as it is.
 
         Raises:
             BadInput: no such field, or a value out of range.
+
+        >>> lens.sampling(steps=8)
+        Sampling(steps=8, guidance_scale=4.5, height=48, width=48, max_sequence_length=0, negative_prompt='')
         """
         return self.defaults.overridden(overrides)
 
@@ -121,10 +145,17 @@ class DiTLens:
         seeds: int | Sequence[int] = (0,),
         sampling: Sampling | None = None,
     ) -> SampleBatch:
-        """Embeddings, noise and schedule for prompts × seeds, prompt-major; nothing is denoised yet.
+        """Embeddings, noise and schedule for `prompts` × `seeds`, prompt-major; nothing is denoised yet.
+
+        `sampling` is the model's default unless given. The noise of a row, [C, h, w], depends on its seed
+        alone.
 
         Raises:
             BadInput: a prompt, seed or size that the model cannot take.
+
+        >>> batch = lens.prepare("a red circle", seeds=[0, 1])
+        >>> batch.latents.shape, batch.sigmas.shape
+        (torch.Size([2, 8, 24, 24]), (21,))
         """
         rows, row_seeds = _sampling.rows_of(prompts, seeds)
         return self.prepare_rows(rows, row_seeds, sampling)
@@ -132,7 +163,16 @@ class DiTLens:
     def prepare_rows(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling | None = None
     ) -> SampleBatch:
-        """Like `prepare`, for rows given one by one: row i has prompts[i] and seeds[i]."""
+        """Like `prepare`, for rows given one by one: row i is `prompts[i]` with `seeds[i]`.
+
+        `sampling` is one for all rows; the model's default unless given.
+
+        Raises:
+            BadInput: as `prepare`.
+
+        >>> lens.prepare_rows(["a red circle", "a blue star"], [0, 5]).seeds
+        (0, 5)
+        """
         if len(prompts) != len(seeds) or not prompts:
             raise BadInput(
                 f"{len(prompts)} prompts and {len(seeds)} seeds make no rows; give one seed per prompt."
@@ -155,7 +195,10 @@ class DiTLens:
         """Rows per forward pass where nobody chose: what keeps the device busy and not more.
 
         On a CPU that is what its caches hold, `CPU_VALUES` values of the residual streams; elsewhere about
-        16,000 image tokens.
+        16,000 image tokens. `sampling` says how large the images are; the model's default unless given.
+
+        >>> lens.default_batch_size()
+        16
         """
         sampling = sampling or self.defaults
         image = self._tokens(sampling)
@@ -184,13 +227,23 @@ class DiTLens:
         Equals the plain pipeline bit for bit in float32 on the CPU, given the same rows per batch and
         `generator=[torch.Generator().manual_seed(seed) for each row]`.
 
+        Args:
+            prompts: one caption, or several.
+            seeds: one whole number, or several; every prompt runs with each.
+            steps, guidance_scale, height, width, negative_prompt, max_sequence_length: fields of `Sampling`;
+                None takes the model's default. Height and width are pixels.
+            batch_size: rows per forward pass; None takes `default_batch_size`. Changes the last bits only.
+            progress: whether a bar is drawn on stderr.
+
+        Returns:
+            A `Trajectory`: images, and float latents [rows, steps + 1, C, h, w] on the CPU.
+
         Raises:
             BadInput: a value that the model cannot take; before any forward pass.
             RunFailure: out of memory, or a result that is not finite.
 
-        >>> import dit_lens as dl
-        >>> dl.load("shapes-sd3").generate("a large red circle", seeds=[0, 1], steps=4)   # doctest: +SKIP
-        Trajectory(2 rows, 4 steps, guidance 4.5, latents (2, 5, 12, 24, 24))
+        >>> lens.generate("a large red circle", seeds=[0, 1], steps=4)
+        Trajectory(2 rows, 4 steps, guidance 4.5, latents (2, 5, 8, 24, 24))
         """
         sampling = self.sampling(
             steps=steps,
@@ -239,10 +292,16 @@ class DiTLens:
         return torch.stack(path, dim=1)
 
     def decode(self, latents: Tensor, *, one_by_one: bool = False) -> list[Image]:
-        """Images of final latents [rows, C, h, w].
+        """Images of final `latents` [rows, C, h, w].
 
-        Rows decoded together differ in their last bits from rows decoded alone: the pipeline decodes those of
-        a batch together. With `one_by_one` no image depends on the rows beside it.
+        Rows decoded together differ in their last bits from rows decoded alone: the pipeline decodes those
+        of a batch together. With `one_by_one` no image depends on the rows beside it.
+
+        Raises:
+            RunFailure: out of memory.
+
+        >>> [image.size for image in lens.decode(trajectory.latents[:, -1])]
+        [(48, 48), (48, 48)]
         """
         parts = latents.split(1) if one_by_one else (latents,)
         with self.lock, memory_explained(f"decoding {len(parts[0])} rows"):
@@ -260,13 +319,20 @@ class DiTLens:
     def trace(self, *args: Any, seeds: int | Sequence[int] = (0,), fn: Any = None, **kwargs: Any) -> Any:
         """Plain nnsight. With prompts, a trace of the whole denoising loop; else `lens.nn.trace(...)` itself.
 
-        Keywords beside the prompts are those of `sampling`. The rows of one forward are [uncond, cond] where
-        guidance runs, `tracer.result` is the final latents, and nnsight's rules hold: places in forward
-        order, steps through `tracer.iter`, one thread at a time (hold `lens.lock` where there are several).
+        The first of `args` is a prompt or a list of them, `seeds` as in `generate`, and `kwargs` are those
+        of `sampling`. Anything else, or an `fn` of your own, goes to nnsight as it is. The rows of one
+        forward are [uncond, cond] where guidance runs, `tracer.result` is the final latents, and nnsight's
+        rules hold: places in forward order, steps through `tracer.iter`, one thread at a time (hold
+        `lens.lock` where there are several).
 
-        >>> with lens.trace("a red circle", steps=4) as tracer:        # doctest: +SKIP
+        Raises:
+            BadInput: a prompt, seed or field of `sampling` that the model cannot take.
+
+        >>> with lens.trace("a red circle", steps=4) as tracer:
         ...     context, image = lens.nn.transformer_blocks[3].output
         ...     kept = image.clone().save()
+        >>> kept.shape                                       # the first step: rows, image tokens, channels
+        torch.Size([2, 144, 128])
         """
         prompts: Any = args[0] if len(args) == 1 else None
         listed = isinstance(prompts, list | tuple) and bool(prompts) and isinstance(prompts[0], str)
@@ -281,7 +347,11 @@ class DiTLens:
         return self.nn.trace(batch, fn=loop)
 
     def check(self) -> CheckReport:
-        """Test this wrapper on this checkpoint: shapes, streams, exactness, edits."""
+        """Test this wrapper on this checkpoint: shapes, streams, exactness, edits.
+
+        A check that fails or crashes becomes an entry of the report; nothing is raised. `dit-lens check
+        MODEL` prints the same.
+        """
         from dit_lens.model.check import check
 
         return check(self)
