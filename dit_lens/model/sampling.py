@@ -32,8 +32,18 @@ fill the memory with a schedule or noise."""
 class Sampling:
     """How a trajectory is sampled; everything but prompt and seed.
 
-    `height` and `width` are pixels. Guidance runs when `guidance_scale` exceeds 1. `max_sequence_length`
-    counts T5 tokens, which are zeros in a model without T5; 0 leaves them out.
+    Args:
+        steps: denoising steps, from 1 up.
+        guidance_scale: of classifier-free guidance, which runs when it exceeds 1; from 0 up.
+        height, width: of the image in pixels.
+        max_sequence_length: T5 tokens, which are zeros in a model without T5; 0 leaves them out.
+        negative_prompt: what the unconditional branch is conditioned on.
+
+    Raises:
+        BadInput: a value of the wrong kind or out of range.
+
+    >>> Sampling(steps=28, guidance_scale=7.0, height=1024, width=1024, max_sequence_length=256).branches
+    ('uncond', 'cond')
     """
 
     steps: int
@@ -61,10 +71,13 @@ class Sampling:
             raise BadInput(f"sampling.negative_prompt is {self.negative_prompt!r}; it must be text.")
 
     def overridden(self, overrides: Mapping[str, Any]) -> Sampling:
-        """This sampling with some fields replaced; None leaves a field as it is.
+        """This sampling with some fields replaced by `overrides`; None leaves a field as it is.
 
         Raises:
             BadInput: no such field, or a value out of range.
+
+        >>> lens.defaults.overridden({"guidance_scale": 1.0, "steps": None}).branches
+        ('cond',)
         """
         known = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in overrides:
@@ -148,9 +161,15 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a denoising run produced; `latents[:, 0]` is noise and `latents[:, -1]` is what was decoded.
+    """What a denoising run produced, a row for each prompt and seed.
 
-    `latents` is [rows, steps + 1, C, h, w] on the CPU, `sigmas` is [steps + 1], `images` has one per row.
+    Fields: `prompts` and `seeds`, one per row; the `sampling`; `sigmas`, float32 [steps + 1], noise levels
+    from 1 to 0; `latents`, [rows, steps + 1, C, h, w] on the CPU, of which `latents[:, 0]` is noise and
+    `latents[:, -1]` was decoded; `images`, a PIL image per row.
+
+    >>> trajectory = lens.generate("a large red circle", seeds=[0, 1], steps=4)
+    >>> trajectory.latents.shape, trajectory.sigmas.shape, trajectory.images[0].size
+    (torch.Size([2, 5, 8, 24, 24]), (5,), (48, 48))
     """
 
     prompts: tuple[str, ...]
