@@ -37,6 +37,14 @@ GLOBAL_COMPONENTS = ("temb", "velocity")
 class HookPoint:
     """One place in the transformer: a component, and for those inside blocks the block and the stream.
 
+    Args:
+        component: one of `COMPONENTS`, such as `resid_post`; outside the blocks `temb` or `velocity`.
+        block: its number, from 0; None outside the blocks.
+        stream: "image" or "context"; None outside the blocks.
+
+    Raises:
+        BadInput: no such component, or one without the block or stream that it needs.
+
     >>> HookPoint.parse("blocks.4.resid_post.image")
     HookPoint('blocks.4.resid_post.image')
     """
@@ -68,7 +76,7 @@ class HookPoint:
 
     @classmethod
     def parse(cls, text: str) -> HookPoint:
-        """Read one address.
+        """Read one address from its `text`.
 
         Raises:
             BadInput: the text is no address.
