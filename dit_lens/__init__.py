@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from dit_lens.methods.effect_tables import compare
     from dit_lens.methods.map_cells import EffectMap
     from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.outside_scores import export_pairs, import_scores
     from dit_lens.methods.patching import effect_map
     from dit_lens.methods.questions import QUESTIONS
     from dit_lens.methods.questions.question import Setting
     from dit_lens.methods.spatial import Mask, segment_prompt
     from dit_lens.methods.study import run_study
+    from dit_lens.methods.token_maps import token_maps
     from dit_lens.methods.verdicts import judge
     from dit_lens.model.hook_points import HookPoint
     from dit_lens.model.inversion import encode, inverted_path, noised_path
@@ -66,6 +68,7 @@ _HOMES = {
     "discover": "dit_lens.methods.channels",
     "ChannelStatistics": "dit_lens.methods.channels",
     "ChannelSet": "dit_lens.methods.channels",
+    "token_maps": "dit_lens.methods.token_maps",
     "controls": "dit_lens.methods.controls",
     "InterventionGraph": "dit_lens.graph.graph",
     "run": "dit_lens.run.runner",
@@ -88,6 +91,8 @@ _HOMES = {
     "ablation_arm": "dit_lens.methods.arms",
     "control_arm": "dit_lens.methods.arms",
     "default_measures": "dit_lens.methods.measures",
+    "export_pairs": "dit_lens.methods.outside_scores",
+    "import_scores": "dit_lens.methods.outside_scores",
     "run_study": "dit_lens.methods.study",
     "compare": "dit_lens.methods.effect_tables",
     "judge": "dit_lens.methods.verdicts",
@@ -115,6 +120,7 @@ __all__ = [
     "discover",
     "ChannelStatistics",
     "ChannelSet",
+    "token_maps",
     "controls",
     "InterventionGraph",
     "run",
@@ -137,6 +143,8 @@ __all__ = [
     "ablation_arm",
     "control_arm",
     "default_measures",
+    "export_pairs",
+    "import_scores",
     "run_study",
     "compare",
     "judge",
