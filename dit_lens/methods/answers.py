@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.methods.stats import VERDICT_RULE, Effect, judge
 from dit_lens.methods.verdicts import Direction, Outcome
-from dit_lens.run.atomic import atomic_write
 
 SCHEMA_VERSION = 1
 

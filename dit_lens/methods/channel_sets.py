@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, ValidationError, field_validator
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
-from dit_lens.run.atomic import atomic_write
 
 SCHEMA_VERSION = 1
 

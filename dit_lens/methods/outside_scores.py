@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.pixels import as_pixels
 from dit_lens.methods.scorers import require_pairs
-from dit_lens.run.atomic import atomic_write
 
 if TYPE_CHECKING:
     import os

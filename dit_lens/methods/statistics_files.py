@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure
-from dit_lens.run.atomic import atomic_write
 
 SCHEMA_VERSION = 1
 NUMBERS, LABELS = "statistics.safetensors", "statistics.json"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lens.errors import BadInput, RunFailure
+from dit_lens.atomic import atomic_write
+from dit_lens.errors import BadInput
 
 SCHEMA_VERSION = 1
 _KEY = "dit_lens.given_path"
@@ -147,23 +147,7 @@ class GivenPath:
             "digest": self.digest,
         }
         data = to_bytes({"latents": self.latents}, metadata={_KEY: json.dumps(about, ensure_ascii=False)})
-        temporary: Path | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            temporary.replace(path)
-            temporary = None
-        except OSError as error:
-            raise RunFailure(
-                f"Cannot write {path} ({len(data):,} bytes): {error.strerror or error}."
-            ) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-        return path
+        return atomic_write(path, data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GivenPath:

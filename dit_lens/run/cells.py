@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure
-from dit_lens.run.atomic import atomic_write
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.run.atomic import atomic_write
 from dit_lens.run.provenance import GitState, command_line, git_state, now, package_versions
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure
-from dit_lens.run.atomic import atomic_write
 from dit_lens.run.provenance import git_state, package_versions
 from dit_lens.run.records import RunFolder, RunRecord
 

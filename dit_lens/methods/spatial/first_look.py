@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import ChannelSet, require_k
 from dit_lens.methods.spatial.clustering import Clustering
 from dit_lens.methods.spatial.harvest import plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.model.hook_points import parse_blocks, select_steps
-from dit_lens.run.atomic import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
-from dit_lens.run.atomic import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,12 +10,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.channel_sets import ChannelSet, require_k
 from dit_lens.methods.metrics import share_of_the_way, ssim
 from dit_lens.model.hook_points import parse_blocks, select_steps
-from dit_lens.run.atomic import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

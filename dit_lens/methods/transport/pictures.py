@@ -132,7 +132,7 @@ class Paths:
                 pass
         path, psnr = self._made(picture, origin, seed)
         if self.folder is not None:
-            from dit_lens.run.atomic import atomic_write
+            from dit_lens.atomic import atomic_write
 
             path.save(place)
             atomic_write(about, json.dumps({"psnr": psnr}) + "\n")

@@ -10,11 +10,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.inline_html import shortened
 from dit_lens.report.plots.rows import rows
 from dit_lens.report.theme import PAPER, Mode, template
-from dit_lens.run.atomic import atomic_write
 
 PICTURES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", ".json", ".csv", *PICTURES)
