@@ -43,13 +43,17 @@ LOG_DEPTH = 16
 class ChannelStatistics:
     """Statistics of every channel, labelled by step, branch, block, stream and channel.
 
-    `data` is an `xarray.Dataset` (variables: see `ChannelPass.dataset`). `provenance` says what was measured:
-    model, fingerprint, prompts, seeds, sampling, device, dtype. `top_k` is the default size of a set.
-    `cost` counts forwards and samples; `seconds` is wall time (not saved: equal runs save equal bytes).
+    Fields: `data`, an `xarray.Dataset` of float32 and float64 arrays such as `abs_mean` [step, branch,
+    block, stream, channel] (all variables: see `ChannelPass.dataset`), in units of the activations;
+    `provenance`, what was measured: model, fingerprint, prompts, seeds, sampling, device, dtype; `top_k`,
+    the default size of a set; `cost`, counts of forwards and samples; `seconds`, wall time (not saved: equal
+    runs save equal bytes).
 
-    >>> stats = ChannelStatistics.load("stats")                             # doctest: +SKIP
-    >>> stats.data["abs_mean"].sel(branch="cond", stream="image", block=3)  # doctest: +SKIP
-    >>> stats.select(top_k=4).save("massive.json")                          # doctest: +SKIP
+    >>> stats = dl.discover(lens, prompts, seeds=[0], sampling={"steps": 4})
+    >>> dict(stats.data["abs_mean"].sizes)
+    {'step': 4, 'branch': 2, 'block': 8, 'stream': 2, 'channel': 128}
+    >>> stats.select(top_k=2).blocks[4]
+    (60, 34)
     """
 
     data: xr.Dataset
@@ -60,22 +64,30 @@ class ChannelStatistics:
 
     @property
     def model(self) -> str:
+        """Name of the model."""
         return str(self.provenance.get("model", "?"))
 
     @property
     def num_channels(self) -> int:
+        """Width of the streams."""
         return int(self.data.sizes["channel"])
 
     @property
     def streams(self) -> tuple[str, ...]:
+        """Streams that were measured."""
         return tuple(str(name) for name in self.data["stream"].values)
 
     @property
     def branches(self) -> tuple[str, ...]:
+        """Guidance branches that were run."""
         return tuple(str(name) for name in self.data["branch"].values)
 
     def blocks(self, stream: str) -> tuple[int, ...]:
-        """Blocks after which that stream exists. Raises `BadInput` for an unknown stream."""
+        """Blocks after which `stream` exists. Raises `BadInput` for an unknown stream.
+
+        >>> stats.blocks("context")
+        (0, 1, 2, 3, 4, 5, 6)
+        """
         self._require("stream", stream, self.streams)
         present = self.data["abs_mean"].sel(stream=stream).notnull().any(("step", "branch", "channel"))
         return tuple(int(block) for block in self.data["block"].values[present.values])
@@ -88,11 +100,15 @@ class ChannelStatistics:
         branch: str = "cond",
         steps: Any = "all",
     ) -> xr.DataArray:
-        """One statistic by (block, channel): mean over the steps and branches chosen; for `max_abs` the
-        maximum.
+        """One statistic [block, channel]: mean over the steps and branches chosen; for `max_abs` the maximum.
 
-        `branch="both"` takes every branch that was run; blocks without that stream are left out.
-        Raises `BadInput` for a statistic, stream, branch or step that does not exist.
+        `statistic` is one of `abs_mean mean_abs max_abs p999 …`, of one `stream`; `steps` takes what
+        `select_steps` takes. `branch="both"` takes every branch that was run; blocks without that stream are
+        left out. Raises `BadInput` for a statistic, stream, branch or step that does not exist.
+
+        >>> profile = stats.profile("abs_mean", steps="2:")
+        >>> profile.shape, int(profile.sel(block=4).argmax())
+        ((8, 128), 60)
         """
         self._require("statistic", statistic, STATISTICS)
         self._require("branch", branch, (*self.branches, "both"))
@@ -120,17 +136,22 @@ class ChannelStatistics:
     ) -> ChannelSet:
         """Choose channels in every block by one rule.
 
-        - `top_k`: the k largest (the protocol of arXiv 2605.13974 with `statistic="abs_mean"`). Default rule.
+        - `top_k`: the k largest (the protocol of arXiv 2605.13974 with `statistic="abs_mean"`). Default
+          rule.
         - `ratio`: at least so many times the channel median.
         - `rule="2402.17762"`: largest |x| above `min_abs` and at least `min_ratio` × the median |x|, the
           definition of massive activations in language models. On a small model it usually finds none, and
           the set says so.
 
-        `statistic` is `abs_mean` unless given; the rule looks at `max_abs` and at nothing else.
-        `steps` and `blocks` take what `select_steps` and `parse_blocks` take. Raises `BadInput` for two rules
-        at once, a k that no model of this width has, and anything that does not exist.
+        `statistic` is `abs_mean` unless given; the rule looks at `max_abs` and at nothing else. `stream` is
+        "image" or "context", `branch` "cond", "uncond" or "both"; `steps` and `blocks` take what
+        `select_steps` and `parse_blocks` take. Raises `BadInput` for two rules at once, a k that no model of
+        this width has, and anything that does not exist.
 
-        >>> stats.select(ratio=5, branch="both", steps={"fraction": [0, 0.5]})    # doctest: +SKIP
+        >>> stats.select(ratio=5, branch="both", steps={"fraction": [0, 0.5]}).channels
+        (0, 34, 45, 56, 60, 65, 114)
+        >>> stats.select(rule="2402.17762").is_empty
+        True
         """
         named = [name for name, v in (("top_k", top_k), ("ratio", ratio), ("rule", rule)) if v is not None]
         if len(named) > 1:
@@ -178,8 +199,14 @@ class ChannelStatistics:
         )
 
     def agreement(self, k: int | None = None, *, stream: str = "image", branch: str = "cond") -> float:
-        """Mean Jaccard over blocks of the top k by `abs_mean` and by `mean_abs`: do the two readings
-        agree?"""
+        """Mean Jaccard over blocks of the top `k` by `abs_mean` and by `mean_abs`: do the two readings agree?
+
+        From 0 to 1; of one `stream` and `branch`; `k` is `top_k` unless given. Raises `BadInput` for one
+        that does not exist.
+
+        >>> round(stats.agreement(k=4), 2)
+        0.72
+        """
         sets = [
             self.select(top_k=k, statistic=name, stream=stream, branch=branch)
             for name in ("abs_mean", "mean_abs")
@@ -196,26 +223,37 @@ class ChannelStatistics:
     def table(self, name: str, massive: ChannelSet | None = None) -> pd.DataFrame:
         """One tidy table, such as `spectrum`: every stream, branch and statistic; see `channel_tables`.
 
-        `massive` replaces the top k of its stream in `variance` and `adaln`. Raises `BadInput` for another
-        name.
+        `name` is one of `table_names`. `massive` replaces the top k of its stream in `variance` and `adaln`.
+        Raises `BadInput` for another name.
+
+        >>> stats.table("spectrum").columns.tolist()
+        ['stream', 'branch', 'block', 'rank', 'channel', 'statistic', 'value', 'ratio']
         """
         from dit_lens.methods.channel_tables import table
 
         return table(self, name, massive)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `statistics.safetensors` and `statistics.json` into a folder that appears whole or not at
-        all.
+        """Write `statistics.safetensors` and `statistics.json` into a `folder`, whole or not at all.
 
         Replaces statistics saved there before. Raises `BadInput` when the folder holds anything else,
         `RunFailure` when it cannot be written.
+
+        >>> sorted(file.name for file in stats.save("measured").iterdir())
+        ['statistics.json', 'statistics.safetensors']
         """
         about = {"provenance": dict(self.provenance), "top_k": self.top_k, "cost": dict(self.cost)}
         return statistics_files.save(folder, self.data, about)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ChannelStatistics:
-        """Read saved statistics (no torch needed). Raises `BadInput` for what is missing or damaged."""
+        """Read what `save` wrote into a `folder`; no torch needed.
+
+        Raises `BadInput` for what is missing or damaged.
+
+        >>> ChannelStatistics.load(stats.save("measured")).data.equals(stats.data)
+        True
+        """
         data, about = statistics_files.load(folder)
         return cls(data, about["provenance"], about["top_k"], about["cost"])
 
@@ -284,7 +322,8 @@ def discover(
     """Measure every channel in one streaming pass over prompts × seeds.
 
     Memory is that of the statistics, whatever the number of prompts (save 2 bytes per logged channel index,
-    see `SampleEffects`). Each step runs once for each batch, up to the last block and no further.
+    see `SampleEffects`). Each step runs once for each batch, up to the last block and no further. What is
+    measured, |mean over image tokens| above all, is that of arXiv 2605.13974.
 
     Args:
         lens: the model.
@@ -299,8 +338,9 @@ def discover(
         BadInput: no prompts, duplicate seeds, a k beyond the width – before any forward pass.
         RunFailure: NaN or infinity in an activation, naming step, branch and hook point.
 
-    >>> stats = dl.discover(lens, ["a red circle on white"], seeds=[0, 1])    # doctest: +SKIP
-    >>> stats.select(top_k=4)                                                 # doctest: +SKIP
+    >>> stats = dl.discover(lens, ["a red circle on white"], seeds=[0, 1], sampling={"steps": 4})
+    >>> stats.select(top_k=4).channels
+    (0, 29, 34, 45, 60, 65)
     """
     captions = captions_of(prompts)
     noise = distinct_seeds(seeds)
