@@ -25,8 +25,8 @@ class ChannelSet(BaseModel):
     """Channels chosen in each block of one stream; strongest first; a block may have none.
 
     Fields: `model` (its name), `statistic` and `selection` (how the channels were chosen), `stream`,
-    `provenance` (prompts, seeds, sampling, fingerprint), `blocks` (block index → channel indices). Frozen.
-    The JSON of equal sets is equal byte for byte.
+    `provenance` (prompts, seeds, sampling, fingerprint), `blocks` (block index → channel indices),
+    `schema_version` of its file. Frozen. The JSON of equal sets is equal byte for byte.
 
     >>> chosen = ChannelSet(model="shapes-sd3", statistic="abs_mean", stream="image",
     ...                     selection={"top_k": 2}, blocks={0: (7, 3), 1: (7, 5)})
@@ -77,9 +77,13 @@ class ChannelSet(BaseModel):
         return not any(self.blocks.values())
 
     def jaccard(self, other: ChannelSet) -> float:
-        """Mean over common blocks of |A ∩ B| / |A ∪ B|; NaN where both sets are empty in every block.
+        """Mean over blocks common with `other` of |A ∩ B| / |A ∪ B|; NaN where both are empty in every block.
 
-        Blocks that are empty in both are left out. Raises `BadInput` when no block is in both sets.
+        From 0 to 1. Blocks that are empty in both are left out. Raises `BadInput` when no block is in both
+        sets.
+
+        >>> round(massive.jaccard(stats.select(top_k=4, statistic="mean_abs")), 2)
+        0.72
         """
         common = sorted(self.blocks.keys() & other.blocks.keys())
         if not common:
@@ -95,16 +99,30 @@ class ChannelSet(BaseModel):
         return sum(overlaps) / len(overlaps) if overlaps else math.nan
 
     def to_json(self) -> str:
-        """The set as JSON text, keys in a fixed order, ending in a newline."""
+        """The set as JSON text, keys in a fixed order, ending in a newline.
+
+        >>> ChannelSet.model_validate_json(massive.to_json()) == massive
+        True
+        """
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the JSON, whole or not at all; raises `RunFailure` when the place cannot be written."""
+        """Write the JSON to `path`, whole or not at all.
+
+        Raises `RunFailure` when the place cannot be written.
+
+        >>> massive.save("massive.json").name
+        'massive.json'
+        """
         return atomic_write(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ChannelSet:
-        """Read a saved set; raises `BadInput` for what is missing, no JSON, or no channel set."""
+        """Read the set saved at `path`; raises `BadInput` for what is missing, no JSON, or no channel set.
+
+        >>> ChannelSet.load(massive.save("massive.json")) == massive
+        True
+        """
         path = Path(path)
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
