@@ -90,6 +90,9 @@ def controls(
 ) -> tuple[Control, ...]:
     """Controls of one kind, matched to a channel set block by block in size.
 
+    `low` and `random` are the controls of arXiv 2605.13974; the module's text says why the others are
+    needed.
+
     Args:
         massive: the treatment's channels.
         stats: the statistics they were chosen from.
@@ -105,8 +108,8 @@ def controls(
         BadInput: an unknown kind; an empty set, or one of another model, stream or width; more channels or
             draws than there are.
 
-    >>> massive = stats.select(top_k=4)                                        # doctest: +SKIP
-    >>> [control.name for control in controls(massive, stats, "random", draws=3)]  # doctest: +SKIP
+    >>> massive = stats.select(top_k=4)
+    >>> [control.name for control in controls(massive, stats, "random", draws=3)]
     ['random-0', 'random-1', 'random-2']
     """
     op = Zero() if op is None else op
