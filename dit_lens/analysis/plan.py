@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.analysis.effects import EffectStudies, Study, naming, split
+from dit_lens.analysis.memory import statistics_bytes
 from dit_lens.analysis.stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
 from dit_lens.model.byte_counts import readable_bytes
-from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
+from dit_lens.model.hook_points import parse_blocks, select_steps
 
 if TYPE_CHECKING:
     from dit_lens.analysis.spec import AnalysisSpec
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 ROWS = 8
 """Images sampled together where the spec names no number, fewer where they are large."""
-
-# float64 vectors of all channels that discovery keeps for one (step, branch, hook point), by component.
-_VECTORS = {"resid_post": 13, "attn_out": 2, "attn2_out": 2, "mlp_out": 2}
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,9 @@ def make_plan(spec: AnalysisSpec, lens: DiTLens) -> Plan:
         sample_forwards=-(-shown // batch) * per_image,
         rows_per_forward=min(batch, samples) * len(sampling.branches),
         tokens=rows * columns,
-        statistics_bytes=_statistics_bytes(lens, sampling),
+        statistics_bytes=statistics_bytes(
+            lens.hook_points, lens.num_channels, sampling.steps * len(sampling.branches)
+        ),
         prompts=prompts,
         effects=_effects(spec, lens, sampling, start) if spec.effect_sections else (),
         stages=tuple((stage.name, stage.plan(Asked(spec, lens, sampling))) for stage in stages(spec)),
@@ -214,15 +214,3 @@ def _check_samples(
 
 def _steps(chosen: Any, start: SampleBatch) -> tuple[int, ...]:
     return select_steps(chosen, start.sampling.steps, start.sigmas.tolist())
-
-
-def _statistics_bytes(lens: DiTLens, sampling: Sampling) -> int:
-    cells = sampling.steps * len(sampling.branches)
-    vectors = sum(_vectors(point) for point in lens.hook_points)
-    return cells * vectors * lens.num_channels * 8
-
-
-def _vectors(point: HookPoint) -> int:
-    if point.component.startswith("adaln."):
-        return 1
-    return _VECTORS.get(point.component, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from dit_lens.cli.frame import command, listing, print_json, stdout_kept_for_results
@@ -43,6 +45,29 @@ def list_analyses(as_json: AsJson = False) -> None:
         {"name": name, "title": read_spec(path).title, "path": str(path)} for name, path in packaged().items()
     ]
     print_json(found) if as_json else print_rows([(each["name"], each["title"]) for each in found])
+
+
+@command(listing, "memory", "dit-lens list memory --size 512")
+def list_memory(
+    size: Annotated[int, typer.Option(help="Height and width of the image in pixels.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 28,
+    as_json: AsJson = False,
+) -> None:
+    """What the published SD3 checkpoints need: weights, discovery's state, one step's block outputs.
+
+    Computed from their configurations; nothing is downloaded, loaded or run. What a forward pass needs while
+    it works comes on top of the weights.
+    """
+    from dit_lens.analysis.memory import needs_table, published_needs
+
+    with stdout_kept_for_results():
+        found = published_needs(size=size, dtype=dtype, steps=steps)
+    if as_json:
+        print_json([each.as_data() for each in found])
+        return
+    typer.echo(f"computed for {size} × {size} px, {dtype}, {steps} steps with guidance; nothing was run\n")
+    typer.echo(needs_table(found))
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:
