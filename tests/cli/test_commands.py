@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 import dit_lens
 from dit_lens import cli
@@ -33,10 +32,6 @@ COMMANDS = [
 ]
 
 
-def dit(*arguments: str):
-    return CliRunner().invoke(cli.app, list(arguments))
-
-
 def command_at(path: list[str]):
     found = typer.main.get_command(cli.app)
     for name in path:
@@ -51,7 +46,7 @@ def test_the_list_of_commands_is_complete() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_carries_an_example_that_parses(path: list[str]) -> None:
+def test_help_carries_an_example_that_parses(dit, path: list[str]) -> None:
     shown = dit(*path, "--help")
     assert shown.exit_code == 0
     example = shown.stdout.split("Example:")[1].strip().split(" > ")[0]
@@ -86,25 +81,25 @@ def test_the_installed_command_answers() -> None:
     assert done.stdout == f"dit-lens {dit_lens.__version__}\n"
 
 
-def test_no_arguments_show_the_help() -> None:
+def test_no_arguments_show_the_help(dit) -> None:
     shown = dit()
     assert shown.exit_code == 2
     assert "Commands:" in shown.output
 
 
-def test_schema_is_json_schema() -> None:
+def test_schema_is_json_schema(dit) -> None:
     schema = json.loads(dit("schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
 
 
-def test_analyses_are_listed() -> None:
+def test_analyses_are_listed(dit) -> None:
     lines = dit("list", "analyses").stdout.splitlines()
     listed = json.loads(dit("list", "analyses", "--json").stdout)
     assert [line.split()[0] for line in lines] == [each["name"] for each in listed]
     assert {"massive_activations", "disruption", "detail_vs_semantics"} <= {each["name"] for each in listed}
 
 
-def test_models_are_listed() -> None:
+def test_models_are_listed(dit) -> None:
     from dit_lens import zoo
 
     assert [each["name"] for each in json.loads(dit("list", "models", "--json").stdout)] == list(zoo.names())
@@ -128,7 +123,9 @@ def test_models_are_listed() -> None:
         (["discover", "m", "--prompts", "{prompts}", "--top-k", "four"], "--top-k"),
     ],
 )
-def test_bad_input_is_a_message_and_status_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_bad_input_is_a_message_and_status_2(
+    dit, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("a star\n")
     done = dit(*(word.format(prompts=prompts, folder=tmp_path) for word in arguments))
@@ -149,7 +146,7 @@ def test_bad_input_is_a_message_and_status_2(tmp_path: Path, arguments: list[str
     ],
 )
 def test_every_failure_has_a_message_and_a_status(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, expected: str
+    dit, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, expected: str
 ) -> None:
     def failing() -> None:
         raise error
@@ -163,7 +160,7 @@ def test_every_failure_has_a_message_and_a_status(
 
 
 @pytest.mark.parametrize("how", [["--debug", "schema"], ["schema"]])
-def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, how: list[str]) -> None:
+def test_debugging_shows_the_traceback(dit, monkeypatch: pytest.MonkeyPatch, how: list[str]) -> None:
     def failing() -> None:
         raise ZeroDivisionError("by zero")
 

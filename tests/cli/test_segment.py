@@ -8,28 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
-
-from dit_lens import cli
 
 pytestmark = pytest.mark.tiny
 
 PROMPT = "a red circle"
 
 
-def dit(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(word) for word in arguments])
-
-
-@pytest.fixture(scope="module")
-def model(tiny_sd3_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd3_pipeline.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def segment(model: Path):
+def segment(dit, model: Path):
     def call(*arguments: object, prompt: str = PROMPT):
         return dit("segment", prompt, "--model", model, "--steps", 3, *arguments)
 
@@ -85,7 +71,7 @@ def test_the_picture_and_the_mask_are_those_of_the_library(segment, tmp_path: Pa
     assert np.abs(np.asarray(small, float) - np.asarray(seen.picture, float)).max() <= 1
 
 
-def test_channels_from_a_file(segment, tmp_path: Path, model: Path) -> None:
+def test_channels_from_a_file(dit, segment, tmp_path: Path, model: Path) -> None:
     prompts, channels = tmp_path / "p.txt", tmp_path / "massive.json"
     prompts.write_text("a blue star\n")
     assert (
@@ -136,7 +122,7 @@ def test_bad_input_is_a_message_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_blank_prompt_and_an_unknown_model(segment, tmp_path: Path, monkeypatch) -> None:
+def test_a_blank_prompt_and_an_unknown_model(dit, segment, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     blank = segment(prompt="  ")
     assert (blank.exit_code, blank.stdout) == (2, "")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import dit_lens
-from dit_lens import cli
 from dit_lens.errors import BadInput
 from dit_lens.methods.transport.first_look import first_carry
 from dit_lens.methods.transport.sheet import labelled_grid
@@ -22,21 +21,18 @@ pytestmark = pytest.mark.tiny
 STAR, CIRCLE = "a small green star", "a large red circle"
 
 
-def dit(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(word) for word in arguments])
-
-
 @pytest.fixture(scope="module")
-def model(tiny_sd3_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd3_pipeline.save_pretrained(folder)
+def model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with defaults beside it, as an embedded model has them."""
+    folder = tmp_path_factory.mktemp("with-defaults") / "tiny"
+    copytree(model, folder)
     defaults = {"sampling": {"steps": 3, "guidance_scale": 4.5, "max_sequence_length": 0}}
     (folder / "dit_lens.json").write_text(json.dumps(defaults))
     return folder
 
 
 @pytest.fixture(scope="module")
-def channels(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def channels(dit, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("channels")
     (folder / "p.txt").write_text("a tree\n")
     done = dit("discover", model, "--prompts", folder / "p.txt", "--top-k", 3, "--out", folder / "c.json")
@@ -45,7 +41,7 @@ def channels(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --------------------------------------------------------------------------------------------- what comes out
-def test_a_grid_is_written_and_said_where(model, tmp_path) -> None:
+def test_a_grid_is_written_and_said_where(dit, model, tmp_path) -> None:
     out = tmp_path / "new" / "grid.png"
     done = dit("transport", CIRCLE, STAR, "--model", model, "--out", out)
     assert done.exit_code == 0, done.output
@@ -63,7 +59,7 @@ def test_a_grid_is_written_and_said_where(model, tmp_path) -> None:
         assert grid.width == 7 * picture + 6 * 10 + 2 * 14
 
 
-def test_json_says_what_each_strength_did_and_nothing_else(model, channels, tmp_path) -> None:
+def test_json_says_what_each_strength_did_and_nothing_else(dit, model, channels, tmp_path) -> None:
     out = tmp_path / "grid.png"
     done = dit(
         "transport", CIRCLE, STAR, "--model", model, "--channels", channels, "--strength", "0,1,1,2",
@@ -84,7 +80,7 @@ def test_json_says_what_each_strength_did_and_nothing_else(model, channels, tmp_
     assert "quick discovery" not in done.stderr
 
 
-def test_the_same_prompt_twice_moves_nothing_and_says_so(model, channels, tmp_path) -> None:
+def test_the_same_prompt_twice_moves_nothing_and_says_so(dit, model, channels, tmp_path) -> None:
     out = tmp_path / "grid.png"
     done = dit("transport", STAR, STAR, "--model", model, "--channels", channels, "--out", out, "--json")
     assert done.exit_code == 0, done.output
@@ -93,7 +89,7 @@ def test_the_same_prompt_twice_moves_nothing_and_says_so(model, channels, tmp_pa
     assert dit("transport", STAR, STAR, "--model", model, "--out", out).exit_code == 0
 
 
-def test_channels_of_another_model_are_used_and_it_is_said(model, channels, tmp_path) -> None:
+def test_channels_of_another_model_are_used_and_it_is_said(dit, model, channels, tmp_path) -> None:
     foreign = tmp_path / "foreign.json"
     foreign.write_text(channels.read_text().replace('"tiny"', '"another"'))
     done = dit(
@@ -170,7 +166,7 @@ def test_a_library_call_refuses_what_cannot_be(tiny_sd3_lens) -> None:
     ],
 )
 def test_bad_input_is_status_2_before_anything_runs(
-    model, channels, tmp_path, monkeypatch, arguments, expected
+    dit, model, channels, tmp_path, monkeypatch, arguments, expected
 ) -> None:
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model ran")
@@ -196,7 +192,7 @@ def test_bad_input_is_status_2_before_anything_runs(
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_a_blank_prompt_is_refused(model, tmp_path) -> None:
+def test_a_blank_prompt_is_refused(dit, model, tmp_path) -> None:
     done = dit("transport", CIRCLE, " ", "--model", model, "--out", tmp_path / "grid.png")
     assert done.exit_code == 2
     assert "target prompt is blank" in done.stderr
@@ -215,7 +211,7 @@ def test_a_grid_wraps_its_rows_and_takes_any_letters() -> None:
 
 # -------------------------------------------------------------------------------------------------- the world
 @pytest.mark.embedded
-def test_on_the_embedded_model_alignment_is_measured(embedded_lens, tmp_path) -> None:
+def test_on_the_embedded_model_alignment_is_measured(dit, embedded_lens, tmp_path) -> None:
     out = tmp_path / "grid.png"
     done = dit(
         "transport", "a large red plain circle in the centre on a white background",

@@ -11,22 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
-
-from dit_lens import cli
 
 pytestmark = pytest.mark.tiny
-
-
-def dit(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(word) for word in arguments])
-
-
-@pytest.fixture(scope="module")
-def model(tiny_sd3_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd3_pipeline.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -46,7 +32,7 @@ def spec(tmp_path: Path, model: Path, prompts: Path) -> Path:
     return path
 
 
-def test_discovery_writes_the_same_bytes_twice(model: Path, prompts: Path, tmp_path: Path) -> None:
+def test_discovery_writes_the_same_bytes_twice(dit, model: Path, prompts: Path, tmp_path: Path) -> None:
     results = []
     for name in ("one.json", "two.json"):
         out = tmp_path / name
@@ -63,7 +49,7 @@ def test_discovery_writes_the_same_bytes_twice(model: Path, prompts: Path, tmp_p
     assert all(len(chosen) == 3 for chosen in value["blocks"].values())
 
 
-def test_json_output_is_json_alone(model: Path, prompts: Path, spec: Path, tmp_path: Path) -> None:
+def test_json_output_is_json_alone(dit, model: Path, prompts: Path, spec: Path, tmp_path: Path) -> None:
     found = dit("discover", model, "--prompts", prompts, "--steps", 1, "--json")
     assert json.loads(found.stdout)["selection"]["top_k"] == 4
     checked = json.loads(dit("check", model, "--json").stdout)
@@ -80,7 +66,7 @@ def test_json_output_is_json_alone(model: Path, prompts: Path, spec: Path, tmp_p
 
 
 def test_a_run_ends_with_the_path_of_its_report(
-    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dit, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = dit("run", spec)
@@ -91,7 +77,7 @@ def test_a_run_ends_with_the_path_of_its_report(
     assert "2 prompts × 1 seeds" in done.stderr
 
 
-def test_hook_points_are_listed_with_their_shapes(model: Path) -> None:
+def test_hook_points_are_listed_with_their_shapes(dit, model: Path) -> None:
     lines = dit("list", "hook-points", model).stdout.splitlines()
     assert any(line.split() == ["blocks.3.resid_post.image", "[rows,", "16,", "32]"] for line in lines)
     assert not any("blocks.3.resid_post.context" in line for line in lines)
@@ -111,7 +97,7 @@ def test_hook_points_are_listed_with_their_shapes(model: Path) -> None:
     ],
 )
 def test_what_the_model_cannot_do_is_status_2(
-    model: Path, prompts: Path, spec: Path, tmp_path: Path, arguments: list[str], expected: str
+    dit, model: Path, prompts: Path, spec: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     places = {"model": model, "prompts": prompts, "spec": spec, "folder": tmp_path}
     done = dit(*(word.format(**places) for word in arguments))
@@ -125,7 +111,7 @@ def test_what_the_model_cannot_do_is_status_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_foreign_folder_is_not_overwritten(spec: Path, tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_overwritten(dit, spec: Path, tmp_path: Path) -> None:
     place = tmp_path / "mine"
     place.mkdir()
     (place / "thesis.txt").write_text("dear")
@@ -174,7 +160,7 @@ def test_the_installed_program_says_little_and_can_be_interrupted(spec: Path, tm
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_graph_is_drawn_checked_and_priced(model: Path, tmp_path: Path) -> None:
+def test_a_graph_is_drawn_checked_and_priced(dit, model: Path, tmp_path: Path) -> None:
     graph = tmp_path / "graph.yaml"
     graph.write_text(
         "sampling: {steps: 2, max_sequence_length: 0}\n"
