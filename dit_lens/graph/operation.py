@@ -70,15 +70,26 @@ class Intervention(ABC):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the edit is the identity by declaration: `Scale(1)`, a shuffle of the mean part, …"""
+        """Whether the edit is the identity by declaration, as `Scale(1)` is."""
         return False
 
     def at_block(self, block: int | None) -> Intervention:
-        """The edit as it is at one block; only edits that hold a value per block differ."""
+        """The edit as it is at one `block`; only edits that hold a value per block differ.
+
+        Raises `BadInput` where such an edit holds none for that block.
+
+        >>> from dit_lens.graph.energy import EnergyMatched
+        >>> EnergyMatched({2: (60, 34), 3: (60, 0)}).at_block(3).treatment_channels
+        (60, 0)
+        """
         return self
 
     def require(self, shape: Sequence[int], site: Site = EVERYTHING) -> None:
-        """Raise `BadInput` if the edit cannot act at this site of an activation of this shape."""
+        """Raise `BadInput` if the edit cannot act at this `site` of an activation of this `shape`.
+
+        >>> from dit_lens.graph.interventions import Add
+        >>> Add((1.0, 2.0)).require((1, 144, 128), Site(channels=(60, 34)))
+        """
         site.require(shape)
         if len(shape) == 2 and (self.needs_tokens or self.part != "all"):
             what = self.op if self.part == "all" else f"the {self.part} part"
@@ -112,7 +123,12 @@ class Intervention(ABC):
         return edited if x.ndim == 3 else edited.squeeze(1)
 
     def to_data(self) -> dict[str, Any]:
-        """The edit as plain data, every field included: `{"op": "zero", "part": "all", …}`."""
+        """The edit as plain data, every field included: `{"op": "zero", "part": "all", …}`.
+
+        >>> from dit_lens.graph.interventions import Scale
+        >>> Scale(0.5).to_data()
+        {'op': 'scale', 'factor': 0.5, 'part': 'all', 'ln_preserving': False}
+        """
         values = ((each.name, getattr(self, each.name)) for each in sorted(fields(self), key=_own_first))
         return {"op": self.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in values}}
 
