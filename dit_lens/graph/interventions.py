@@ -28,7 +28,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Identity(PartEdit):
-    """Leave everything as it is: the sham edit."""
+    """Leave everything as it is: the sham edit.
+
+    >>> import torch
+    >>> x = torch.ones(1, 2, 3)
+    >>> Identity().apply(x) is x
+    True
+    """
 
     op: ClassVar[str] = "identity"
 
@@ -62,6 +68,11 @@ class Mean(PartEdit):
     `of="token"`: each row's own mean of each channel; the same as zeroing the residual, and with
     `part="mean"` nothing changes. `of="dataset"`: `Material.source`, [channels] or [tokens, channels]. That
     zeroing destroys a model and the dataset's mean does not marks a channel as a bias (arXiv 2402.17762).
+    Raises `BadInput` for another `of`.
+
+    >>> import torch
+    >>> Mean().apply(torch.tensor([[[1.0, 5.0], [3.0, 5.0]]]), Site(channels=(0,))).tolist()
+    [[[2.0, 5.0], [2.0, 5.0]]]
     """
 
     of: str = "token"
@@ -103,7 +114,14 @@ class Mean(PartEdit):
 
 @dataclass(frozen=True)
 class Scale(PartEdit):
-    """Multiply by `factor`."""
+    """Multiply by `factor`.
+
+    Raises `BadInput` for a factor that is no finite number.
+
+    >>> import torch
+    >>> Scale(0.5).apply(torch.ones(1, 2, 2), Site(channels=(1,)))[0, 0].tolist()
+    [1.0, 0.5]
+    """
 
     factor: float
 
@@ -154,8 +172,13 @@ class Clamp(PartEdit):
     def bounds(self, x: Tensor, site: Site = EVERYTHING) -> Tensor:
         """Both quantiles of the edited part of each addressed channel, over rows and addressed tokens.
 
-        `x`: [rows, tokens, channels] or [rows, channels]. Returns [2, channels], observed values (the next
-        one outwards from each quantile); channels that are not addressed are unbounded.
+        `x`: [rows, tokens, channels] or [rows, channels]; `site` says what is addressed. Returns [2,
+        channels], observed values (the next one outwards from each quantile); channels that are not
+        addressed are unbounded. Raises `BadInput` for a site that does not fit.
+
+        >>> import torch
+        >>> Clamp(0.75).bounds(torch.arange(5.0)[None, :, None]).flatten().tolist()
+        [1.0, 3.0]
         """
         import torch
 
@@ -182,7 +205,12 @@ class Clamp(PartEdit):
 class Add(PartEdit):
     """Add `value`: one number, or one for each addressed channel in the site's order.
 
-    A constant over tokens has no residual: with `part="residual"` nothing changes.
+    A constant over tokens has no residual: with `part="residual"` nothing changes. Raises `BadInput` for a
+    value that is not finite; `apply` for another number of values than of addressed channels.
+
+    >>> import torch
+    >>> Add((1.0, -1.0)).apply(torch.zeros(1, 2, 3), Site(channels=(0, 2)))[0, 0].tolist()
+    [1.0, 0.0, -1.0]
     """
 
     value: float | tuple[float, ...]
@@ -218,7 +246,13 @@ class Add(PartEdit):
 
 @dataclass(frozen=True)
 class Resample(PartEdit):
-    """Replace by the same entries of another prompt's run (`Material.source`)."""
+    """Replace by the same entries of another prompt's run (`Material.source`).
+
+    >>> import torch
+    >>> x, donor = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
+    >>> Resample().apply(x, Site(tokens=(1,)), Material(source=donor))[0].tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
 
     op: ClassVar[str] = "resample"
 
