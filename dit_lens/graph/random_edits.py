@@ -17,8 +17,15 @@ class Noise(PartEdit):
     """Add Gaussian noise of `scale` times the root mean square of what is edited, per row and channel.
 
     So 0.5 is half as large as the channel (or part of it) itself, massive or not. Every row gets the same
-    standard normal draw, times its own size: arms of one comparison share their noise. With `part="mean"` all
-    tokens move together; with `part="residual"` the mean stays.
+    standard normal draw, times its own size: arms of one comparison share their noise. With `part="mean"`
+    all tokens move together; with `part="residual"` the mean stays. `seed` makes several draws of one
+    trajectory differ. Raises `BadInput` for a scale below 0 or a seed that is no whole number.
+
+    >>> import torch
+    >>> x, generator = torch.full((1, 1000, 1), 8.0), torch.Generator().manual_seed(0)
+    >>> noisy = Noise(0.5).apply(x, material=Material(generator=generator))
+    >>> round((noisy - x).std().item())
+    4
     """
 
     scale: float
@@ -54,7 +61,14 @@ class TokenShuffle(PartEdit):
     """Permute the addressed tokens, all addressed channels and rows alike.
 
     Each channel keeps its values, and channels stay together; what is lost is where in the image they lie.
-    With `part="mean"` nothing changes.
+    With `part="mean"` nothing changes. `seed` makes several draws of one trajectory differ. Raises
+    `BadInput` for a seed that is no whole number.
+
+    >>> import torch
+    >>> x, generator = torch.arange(6.0).reshape(1, 3, 2), torch.Generator().manual_seed(0)
+    >>> shuffled = TokenShuffle(seed=3).apply(x, material=Material(generator=generator))
+    >>> sorted(shuffled[0].tolist())
+    [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
     """
 
     seed: int = 0
