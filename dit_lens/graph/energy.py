@@ -49,7 +49,11 @@ class MatchedControl(Intervention):
         return replace(self, treatment_channels=blocks[block])
 
     def fewest(self, treated: int) -> int:
-        """How many channels a control of so many treated ones has to address at least."""
+        """How many channels a control of so many `treated` ones has to address at least.
+
+        >>> EnergyMatched((0, 1)).fewest(2), PatchMatched((0, 1)).fewest(2)
+        (2, 1)
+        """
         return treated
 
     def require(self, shape: Sequence[int], site: Site = EVERYTHING) -> None:
@@ -214,7 +218,14 @@ class PatchMatched(MatchedControl):
     def owes(self, x: Tensor, site: Site = EVERYTHING, material: Material = NO_MATERIAL) -> Tensor:
         """What the treatment would have added to this stream by now, of the shape of `x`.
 
-        Arguments as of `apply`. To be given as `Material.owed` at the next block.
+        `x` [rows, tokens, channels], `site` and `material` as of `apply`. To be given as `Material.owed` at
+        the next block.
+
+        >>> import torch
+        >>> x, donor = torch.zeros(1, 1, 4), torch.tensor([[[3.0, 4.0, 0.0, 0.2]]])
+        >>> op = PatchMatched(treatment_channels=(0, 1), strength=0.5)
+        >>> op.owes(x, Site(channels=(2, 3)), Material(source=donor))[0, 0].tolist()
+        [1.5, 2.0, 0.0, 0.0]
         """
         import torch
 
