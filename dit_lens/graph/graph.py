@@ -47,7 +47,8 @@ class InterventionGraph:
     """A declared experiment: trajectories, edits of them, patches between them, reads.
 
     The methods below add to the graph; `spec` is the frozen value they have built so far, and equals the one
-    that the graph's YAML gives. Nothing runs before `dit_lens.run(lens, graph)`.
+    that the graph's YAML gives. Nothing runs before `dit_lens.run(lens, graph)`. `sampling` overrides fields
+    of the model's default `Sampling` for all trajectories.
 
     >>> from dit_lens.graph.interventions import Zero
     >>> g = InterventionGraph(sampling={"steps": 4})
@@ -84,9 +85,9 @@ class InterventionGraph:
     ) -> TrajectoryRef:
         """Add a denoising run from a prompt and a seed; trajectories that share both share their noise.
 
-        With `follows`, a shadow of another trajectory: before every step it takes that one's latents, so that
-        its activations and velocity, under its own prompt and edits, are those at the other's latents. Its
-        seed only feeds edits that draw numbers. See `guide`.
+        With `follows`, a shadow of another trajectory: before every step it takes that one's latents, so
+        that its activations and velocity, under its own prompt and edits, are those at the other's latents.
+        Its seed only feeds edits that draw numbers. See `guide`.
 
         With `path`, a donor along given latents: before every step it takes those of the `GivenPath` that
         `run(…, paths={path: …})` is handed under that name, such as a picture at every noise level, and is
@@ -94,8 +95,16 @@ class InterventionGraph:
         edited, and has no image. The graph's hash knows the name alone: a name with a part of the path's
         digest in it keeps results of different pictures apart.
 
+        `id` names it in results; one is made up unless given. `until` says how far it runs: "end",
+        "last_read", or "auto", which stops a trajectory after its last read if that is all that anything
+        needs of it.
+
         Raises:
             BadInput: the id is taken, or a value is of the wrong kind.
+
+        >>> g = InterventionGraph()
+        >>> g.trajectory(prompt="a red circle", seed=0, id="circle")
+        TrajectoryRef(id='circle')
         """
         name = free_name("trajectory", id, self._ids, "trajectories")
         place = f"trajectories.{len(self._trajectories)}"
@@ -126,14 +135,28 @@ class InterventionGraph:
         source: TrajectoryRef | str | None = None,
         order: int = 0,
     ) -> None:
-        """Edit a trajectory at hook points. `channels`: numbers, a ChannelSet, {block: numbers} or a name.
+        """Edit a trajectory at hook points, steps and branches.
 
-        `tokens`: numbers, a boolean mask (one value per token, or [rows, columns] of the token grid),
-        `{"box": [top, left, bottom, right]}` or a mask's name; with no token, nothing is edited. `source` is
-        the trajectory that `Resample`, `Patch` and `PatchMatched` draw on.
+        Args:
+            into: the trajectory.
+            at: a hook point, a pattern such as `blocks.4-7.resid_post.image`, or several.
+            op: the edit, or its name or data in a spec.
+            channels: numbers, a `ChannelSet`, {block: numbers} or a set's name.
+            tokens: numbers, a boolean mask (one value per token, or [rows, columns] of the token grid),
+                `{"box": [top, left, bottom, right]}` or a mask's name; with no token, nothing is edited.
+            steps: "all", a number, a slice such as "2:", several, a fraction or a range of sigma.
+            branch: "cond", "uncond" or "both".
+            source: the trajectory that `Resample`, `Patch` and `PatchMatched` draw on.
+            order: where several edits meet at one address, lower ones act first; else as declared.
 
         Raises:
             BadInput: no such trajectory, or a value of the wrong kind.
+
+        >>> g = InterventionGraph()
+        >>> arm = g.trajectory(prompt="a red circle", seed=0)
+        >>> g.edit(arm, at="blocks.*.resid_post.image", op="zero", channels=massive, steps="2:")
+        >>> g.spec.edits[0].op
+        Zero(part='all', ln_preserving=False)
         """
         self._add(
             self._edits,
@@ -166,7 +189,19 @@ class InterventionGraph:
         branch: str = "both",
         order: int = 0,
     ) -> None:
-        """Carry activations from one trajectory into another, at the same place, step and branch."""
+        """Carry activations from one trajectory into another, at the same place, step and branch.
+
+        From `source` into `into`, drawn toward the source by `strength`: 0 leaves them, 1 replaces them;
+        `part` is "all", or the "mean" or "residual" over tokens. `at`, `channels`, `tokens`, `steps`,
+        `branch` and `order` as in `edit`, whose op is `Patch`.
+
+        Raises:
+            BadInput: as `edit`.
+
+        >>> g = InterventionGraph()
+        >>> red, blue = (g.trajectory(prompt=f"a {colour} circle", seed=0) for colour in ("red", "blue"))
+        >>> g.patch(red, into=blue, at="blocks.*.resid_post.image", channels=massive)
+        """
         self.edit(
             into,
             at=at,
@@ -195,14 +230,15 @@ class InterventionGraph:
     ) -> TrajectoryRef:
         """Lead a trajectory away from what an edit makes of it: v + weight · (v − v_edited) at every step.
 
-        v is the trajectory's own velocity and v_edited the one that the edited model predicts at the same
-        latents: Detail Guidance (arXiv 2510.11538) where the edit zeroes massive channels. Adds a shadow that
-        `follows` the target, the edit of it, and a patch of its velocity with strength −weight; returns the
-        shadow. Weight 0 changes nothing, bit for bit.
+        v is the velocity of `target` and v_edited the one that the edited model predicts at the same
+        latents: Detail Guidance (arXiv 2510.11538) where the edit zeroes massive channels. Adds a shadow,
+        named `id`, that `follows` the target, the edit of it, and a patch of its velocity with strength
+        −`weight`; returns the shadow. Weight 0 changes nothing, bit for bit.
 
         Guidance comes on top, u + g · (c − u) of both branches: with `branch="both"` the guided velocity is
         led away from the guided edited one by `weight`; with `branch="cond"` it moves by
-        g · weight · (c − c_edited).
+        g · weight · (c − c_edited). The edit is `op` at `at`, with `channels`, `tokens`, `steps`, `branch`
+        and `order` as in `edit`.
 
         Raises:
             BadInput: no such trajectory, or a value of the wrong kind.
@@ -245,7 +281,24 @@ class InterventionGraph:
         branch: str = "both",
         name: str | None = None,
     ) -> str:
-        """Keep activations of a trajectory, whole or reduced; returns the read's name."""
+        """Keep activations of a trajectory, whole or reduced; returns the read's name.
+
+        Args:
+            of: the trajectory.
+            reduce: "none" keeps [tokens, channels]; over tokens, one number per channel: "mean", "abs_mean"
+                (size of the mean), "mean_abs" (mean of the sizes), "max_abs"; "norm", one number, the
+                Frobenius norm.
+            at, channels, tokens, steps, branch: as in `edit`.
+            name: in the result; one is made up unless given.
+
+        Raises:
+            BadInput: no such trajectory, or a value of the wrong kind.
+
+        >>> g = InterventionGraph()
+        >>> arm = g.trajectory(prompt="a red circle", seed=0)
+        >>> g.read(arm, at="blocks.7.resid_post.image", reduce="abs_mean", name="spectrum")
+        'spectrum'
+        """
         place = f"reads.{len(self._reads)}"
         made = validated(
             ReadSpec,
@@ -298,7 +351,12 @@ class InterventionGraph:
 
     @classmethod
     def from_spec(cls, spec: GraphSpec) -> InterventionGraph:
-        """A graph with this value, to run or to build on."""
+        """A graph with the value of `spec`, to run or to build on.
+
+        >>> g = InterventionGraph(sampling={"steps": 4})
+        >>> InterventionGraph.from_spec(g.spec) == g
+        True
+        """
         graph = cls(sampling=spec.sampling)
         graph._trajectories, graph._edits = list(spec.trajectories), list(spec.edits)
         graph._reads = list(spec.reads)
@@ -310,20 +368,35 @@ class InterventionGraph:
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> InterventionGraph:
-        """Read a graph from YAML or JSON: a text, or the path of a file.
+        """Read a graph from YAML or JSON: `source` is a text, or the path of a file.
 
         Raises:
             BadInput: no YAML, or no graph; with the path of the fault.
+
+        >>> g = InterventionGraph.from_yaml("trajectories: [{id: a, prompt: a red circle, seed: 0}]")
+        >>> g.spec.trajectories[0].prompt
+        'a red circle'
         """
         return cls.from_spec(spec_from_yaml(source))
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> InterventionGraph:
-        """A graph from plain data, as `to_data` gives it."""
+        """A graph from plain `data`, as `to_data` gives it.
+
+        Raises:
+            BadInput: no graph; with the path of the fault.
+
+        >>> InterventionGraph.from_data({"sampling": {"steps": 4}}).spec.sampling
+        {'steps': 4}
+        """
         return cls.from_spec(spec_from_data(data))
 
     def to_data(self) -> dict[str, Any]:
-        """The graph as plain data."""
+        """The graph as plain data.
+
+        >>> InterventionGraph(sampling={"steps": 4}).to_data()["sampling"]
+        {'steps': 4}
+        """
         return self.spec.as_data()
 
     def to_yaml(self) -> str:
@@ -331,14 +404,29 @@ class InterventionGraph:
         return yaml.safe_dump(self.to_data(), sort_keys=False, allow_unicode=True, width=110)
 
     def to_json(self) -> str:
-        """The graph as JSON."""
+        """The graph as JSON.
+
+        >>> g = InterventionGraph(sampling={"steps": 4})
+        >>> InterventionGraph.from_yaml(g.to_json()) == g
+        True
+        """
         return json.dumps(self.to_data(), indent=2, ensure_ascii=False) + "\n"
 
     def check(self, lens: DiTLens, *, paths: Mapping[str, GivenPath] | None = None) -> CheckedGraph:
-        """Hold the graph against a model, and given latents against both; nothing of the transformer runs.
+        """Hold the graph against a `lens`, and given latents against both; nothing of the transformer runs.
+
+        `paths` are the given latents by the names that trajectories call them; without, they are not looked
+        at.
 
         Raises:
             BadInput: with the path of the fault in the graph, what exists, and what to write instead.
+
+        >>> g = InterventionGraph()
+        >>> arm = g.trajectory(prompt="a red circle", seed=0)
+        >>> g.edit(arm, at="blocks.12.resid_post.image", op="zero")
+        >>> g.check(lens)
+        Traceback (most recent call last):
+        dit_lens.errors.BadInput: ...
         """
         from dit_lens.graph.check import check
 
@@ -357,13 +445,37 @@ class InterventionGraph:
         sham: bool = True,
         paths: Mapping[str, GivenPath] | None = None,
     ) -> Plan:
-        """What a run will do and cost; checks the graph first. `str()` of it is for a reader."""
+        """What a run will do and cost; checks the graph first. `str()` of it is for a reader.
+
+        `lens`, `arms_per_forward`, `sham` and `paths` are those of `dit_lens.run`.
+
+        Raises:
+            BadInput: as `check`.
+
+        >>> g = InterventionGraph(sampling={"steps": 4})
+        >>> arm = g.trajectory(prompt="a red circle", seed=0)
+        >>> g.edit(arm, at="blocks.4.resid_post.image", channels=[60], op="zero", steps=[2])
+        >>> print(g.plan(lens))
+        graph ...: 1 trajectories of 1 prompts × seeds, 4 steps
+          forwards      6, of at most 16 arms
+          block passes  54 (32 clean, 11 arm, 11 sham), 0.84 of those without reuse
+          memory        168 kB held for reuse, 0 B read
+        """
         from dit_lens.graph.planner import make_plan
 
         return make_plan(self.check(lens, paths=paths), arms_per_forward=arms_per_forward, sham=sham)
 
     def show(self) -> str:
-        """The graph as a text drawing."""
+        """The graph as a text drawing.
+
+        >>> g = InterventionGraph(sampling={"steps": 4})
+        >>> circle = g.trajectory(prompt="a red circle", seed=0, id="circle")
+        >>> g.edit(circle, at="blocks.4.resid_post.image", channels=[60], op="zero", steps=[2])
+        >>> print(g.show())
+        graph ...   sampling: steps 4
+        ● circle   'a red circle', seed 0
+        └─ zero   blocks.4.resid_post.image; channels 60; steps [2]
+        """
         return draw(self.spec)
 
     def __eq__(self, other: object) -> bool:
