@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -50,6 +51,11 @@ class ProgressBar:
             TimeRemainingColumn,
         )
 
+        console = Console(stderr=True)
+        if console.is_jupyter and find_spec("ipywidgets") is None:
+            # rich would leave a warning in the cell in place of a bar.
+            self._enabled = False
+            return
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -57,7 +63,7 @@ class ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
         )
         self._bar.start()
