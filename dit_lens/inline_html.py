@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -74,9 +75,10 @@ def faint(text: object) -> Markup:
     return Markup("<div style='opacity:.75'>{}</div>").format(text) if text else Markup("")
 
 
-def folded(summary: object, content: Markup) -> Markup:
+def folded(summary: object, content: Markup, *, opened: bool = False) -> Markup:
     """Return content that opens on a click."""
-    return Markup("<details><summary>{}</summary>{}</details>").format(summary, content)
+    state = Markup(" open") if opened else Markup("")
+    return Markup("<details{}><summary>{}</summary>{}</details>").format(state, summary, content)
 
 
 def preformatted(text: str) -> Markup:
@@ -129,6 +131,31 @@ def grid(cells: Sequence[Sequence[bool]], title: str, *, side: int = LONGEST) ->
         title,
         "".join(runs),
     )
+
+
+def heat(values: Any, title: str, *, cell: int = 12, most: int = 1200) -> Markup:
+    """Return numbers [rows, columns] as a drawing, more opaque where larger; NaN stays blank.
+
+    Larger maps than `most` cells are left to a figure.
+    """
+    rows = [[float(value) for value in row] for row in values]
+    finite = [value for row in rows for value in row if math.isfinite(value)]
+    if not finite or len(rows) * len(rows[0]) > most:
+        return Markup("")
+    low, span = min(finite), (max(finite) - min(finite)) or 1.0
+    squares = Markup("").join(
+        Markup("<rect x='{}' y='{}' width='{}' height='{}' fill-opacity='{:.2f}'/>").format(
+            x * cell, y * cell, cell - 1, cell - 1, 0.06 + 0.94 * (value - low) / span
+        )
+        for y, row in enumerate(rows)
+        for x, value in enumerate(row)
+        if math.isfinite(value)
+    )
+    width, height = cell * len(rows[0]), cell * len(rows)
+    return Markup(
+        "<svg role='img' aria-label='{}' width='{}' height='{}' viewBox='0 0 {} {}' style='max-width:100%' "
+        "fill='currentColor'><title>{}</title>{}</svg>"
+    ).format(title, width, height, width, height, title, squares)
 
 
 def shortened(text: object, limit: int = 160) -> str:

@@ -1,10 +1,29 @@
-"""A graph as text: who starts from which noise, what is done to it, where it goes."""
+"""A graph drawn, as text and as a picture: who starts from which noise, what is done to it, where it goes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
+from dit_lens.inline_html import Markup, shortened
+
+_LINE, _LETTER, _LEFT, _MOST = 22, 7.3, 52, 120  # pixels, and letters of a line
+_MOST_LINES = 60
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a drawing: a trajectory (`mark` is set), or what is done to the trajectory above it.
+
+    `source` is the trajectory that an edit or a shadow draws on.
+    """
+
+    text: str
+    mark: str = ""
+    id: str = ""
+    source: str = ""
+    last: bool = False
 
 
 def draw(spec: GraphSpec) -> str:
@@ -12,19 +31,73 @@ def draw(spec: GraphSpec) -> str:
 
     ● has latents of its own, ○ takes those of another, ◇ those of a given path.
     """
+    lines = [
+        f"{line.mark} {line.text}" if line.mark else f"{'└' if line.last else '├'}─ {line.text}"
+        for line in _lines(spec)
+    ]
+    return "\n".join([_head(spec), *lines])
+
+
+def draw_svg(spec: GraphSpec) -> Markup:
+    """The same as a picture for a notebook: an arrow leads from each trajectory to what draws on it.
+
+    Lines beyond 60 are counted, and long ones are cut; hovering over one shows it in full.
+    """
+    every = _lines(spec)
+    lines = every[:_MOST_LINES]
+    y = {line.id: _LINE * (i + 1) for i, line in enumerate(lines) if line.mark}
+    words, paths = [], []
+    for i, line in enumerate(lines):
+        down, left = _LINE * (i + 1), _LEFT if line.mark else _LEFT + 22
+        words.append(_words(left, down, f"{line.mark} {line.text}".strip(), bold=bool(line.mark)))
+        if not line.mark:
+            paths.append(Markup("<path d='M{} {}v{}h10'/>").format(_LEFT + 5, down - _LINE + 8, _LINE - 8))
+        if line.source in y:
+            # Arcs of neighbouring lines bend by different widths, so that they can be told apart.
+            bend, start = _LEFT - 26 - 6 * (i % 5), y[line.source]
+            path = f"M{_LEFT - 4} {start}C{bend} {start} {bend} {down} {left - 8} {down}l-6 -4m6 4l-6 4"
+            paths.append(Markup("<path d='{}'/>").format(path))
+    rest = len(every) - len(lines)
+    if rest:
+        words.append(_words(_LEFT, _LINE * (len(lines) + 1), f"… and {rest} more lines"))
+    width = _LEFT + 30 + _LETTER * max((min(len(line.text) + 2, _MOST) for line in lines), default=10)
+    height = _LINE * (len(lines) + 1 + bool(rest))
+    return Markup(
+        "<svg role='img' aria-label='{}' viewBox='0 0 {:.0f} {}' width='{:.0f}' "
+        "style='max-width:100%;height:auto'>"
+        "<g stroke='currentColor' stroke-opacity='.6' stroke-width='1.2' fill='none'>{}</g>"
+        "<g fill='currentColor' font-family='ui-monospace,monospace' font-size='12'>{}</g></svg>"
+    ).format(
+        f"Drawing of graph {spec.hash}", width, height, width, Markup("").join(paths), Markup("").join(words)
+    )
+
+
+def _words(left: int, down: int, text: str, *, bold: bool = False) -> Markup:
+    weight = Markup(" font-weight='600'") if bold else Markup("")
+    return Markup("<text x='{}' y='{}'{}><title>{}</title>{}</text>").format(
+        left, down + 4, weight, text, shortened(text, _MOST)
+    )
+
+
+def _head(spec: GraphSpec) -> str:
     sampling = ", ".join(f"{key} {value}" for key, value in spec.sampling.items()) or "the model's own"
-    lines = [f"graph {spec.hash}   sampling: {sampling}"]
+    return f"graph {spec.hash}   sampling: {sampling}"
+
+
+def _lines(spec: GraphSpec) -> list[Line]:
+    lines = []
     for each in spec.trajectories:
         mark, latents = "●", ""
         if each.follows:
             mark, latents = "○", f", at the latents of {each.follows}"
         elif each.path:
             mark, latents = "◇", f", at the latents given as {each.path!r}"
-        lines.append(f"{mark} {each.id}   {each.prompt!r}, seed {each.seed}{latents}")
-        here = [_edit(edit, spec) for edit in spec.edits if edit.into == each.id]
-        here += [_read(read, spec) for read in spec.reads if read.of == each.id]
-        lines += [f"{'└' if i == len(here) - 1 else '├'}─ {line}" for i, line in enumerate(here)]
-    return "\n".join(lines)
+        about = f"{each.id}   {each.prompt!r}, seed {each.seed}{latents}"
+        lines.append(Line(about, mark, each.id, each.follows or ""))
+        here = [(_edit(edit, spec), edit.source or "") for edit in spec.edits if edit.into == each.id]
+        here += [(_read(read, spec), "") for read in spec.reads if read.of == each.id]
+        lines += [Line(text, source=source, last=i == len(here) - 1) for i, (text, source) in enumerate(here)]
+    return lines
 
 
 def _edit(edit: EditSpec, spec: GraphSpec) -> str:

@@ -478,6 +478,11 @@ class InterventionGraph:
         """
         return draw(self.spec)
 
+    def _repr_html_(self) -> str:
+        from dit_lens.graph.notebook import graph_html
+
+        return graph_html(self.spec)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InterventionGraph) and self.to_data() == other.to_data()
 

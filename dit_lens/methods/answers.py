@@ -159,6 +159,11 @@ class Answer(_Frozen):
     primary: bool = False
     """Whether this answers its question first; one answer of a question does."""
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import answer_html
+
+        return answer_html(self)
+
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
         return self.model_dump(mode="json")
@@ -213,6 +218,17 @@ class Results(_Frozen):
         """The answers to one question, the primary one first."""
         found = [answer for answer in self.answers if answer.question == question]
         return tuple(sorted(found, key=lambda answer: not answer.primary))
+
+    def __repr__(self) -> str:
+        lines = [f"  {each.outcome:<13}  {each.name}" for each in self.answers]
+        return "\n".join([f"Results({self.model}: {len(lines)} verdicts on {self.prompts} prompts)", *lines])
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import results_html
+
+        return results_html(self)
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""

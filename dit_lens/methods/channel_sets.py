@@ -147,6 +147,11 @@ class ChannelSet(BaseModel):
                 f"{', '.join(cls.model_fields)}; write it again with `dit-lens discover`."
             ) from error
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import channel_set_html
+
+        return channel_set_html(self)
+
     def __repr__(self) -> str:
         how = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         head = f"ChannelSet({self.model}, {self.stream} stream, {self.statistic}: {how})"

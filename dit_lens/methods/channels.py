@@ -257,6 +257,11 @@ class ChannelStatistics:
         data, about = statistics_files.load(folder)
         return cls(data, about["provenance"], about["top_k"], about["cost"])
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import statistics_html
+
+        return statistics_html(self)
+
     def __repr__(self) -> str:
         sizes = self.data.sizes
         lines = [

@@ -342,6 +342,11 @@ class EffectMap:
             raise BadInput(f"This map is no {name!r}; its one table is {self.table_names[0]!r}.")
         return self.to_frame()
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import effect_map_html
+
+        return effect_map_html(self)
+
     def __repr__(self) -> str:
         cells, counts = self.cells, self.cells.n
         row, column = cells.peak()

@@ -66,6 +66,11 @@ class StudyPlan:
 
         return sum(count * seconds(lens, plan) for plan, count in self.plans) / 60
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import study_plan_html
+
+        return study_plan_html(self)
+
     def __str__(self) -> str:
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
         lines = [f"{self.cells} results, {self.known} of them known"]
@@ -108,6 +113,11 @@ class StudyResult:
     def table(self, name: str) -> pd.DataFrame:
         """One tidy table, for `dl.plots`: see `study_table`."""
         return study_table(self, name)
+
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import study_html
+
+        return study_html(self)
 
     def __repr__(self) -> str:
         worst = self.sham["max_abs_difference"].max() if len(self.sham) else 0.0

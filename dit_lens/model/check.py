@@ -64,12 +64,19 @@ class CheckReport:
         ]
         return {"ok": self.ok, "model": self.model, "checks": entries}
 
+    def _repr_html_(self) -> str:
+        from dit_lens.model.notebook import check_html
+
+        return check_html(self)
+
     def __str__(self) -> str:
         width = max((len(each.name) for each in self.checks), default=0)
         lines = [
             f"{'ok  ' if each.ok else 'FAIL'} {each.name:<{width}}  {each.detail}" for each in self.checks
         ]
         return "\n".join([f"{self.model}: {'all checks passed' if self.ok else 'CHECKS FAILED'}", *lines])
+
+    __repr__ = __str__
 
 
 class _Failed(Exception):

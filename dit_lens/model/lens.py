@@ -356,6 +356,11 @@ class DiTLens:
 
         return check(self)
 
+    def _repr_html_(self) -> str:
+        from dit_lens.model.notebook import lens_html
+
+        return lens_html(self)
+
     def __repr__(self) -> str:
         rows, columns = self.token_grid()
         text = self.geometry(self.defaults, 1).context_tokens

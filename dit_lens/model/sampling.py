@@ -188,6 +188,11 @@ class Trajectory:
         labels = [f"{p} · seed {s}" for p, s in zip(self.prompts, self.seeds, strict=True)]
         return list(zip(labels, self.images, strict=True))
 
+    def _repr_html_(self) -> str:
+        from dit_lens.model.notebook import trajectory_html
+
+        return trajectory_html(self)
+
     def __repr__(self) -> str:
         return (
             f"Trajectory({len(self)} rows, {self.sampling.steps} steps, "

@@ -54,6 +54,11 @@ class TrajectoryResult:
     image: Image | None
     reads: tuple[ReadValue, ...]
 
+    def _repr_html_(self) -> str:
+        from dit_lens.run.notebook import trajectory_html
+
+        return trajectory_html(self)
+
     def __repr__(self) -> str:
         edited = "unedited" if self.start is None else f"edited from step {self.start}"
         return (
@@ -145,6 +150,11 @@ class Result:
                 f"{did_you_mean(name, names)}"
             )
         return found
+
+    def _repr_html_(self) -> str:
+        from dit_lens.run.notebook import result_html
+
+        return result_html(self)
 
     def __repr__(self) -> str:
         return (

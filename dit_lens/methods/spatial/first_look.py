@@ -99,6 +99,14 @@ class FirstLook:
             ],
         }
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import first_look_html
+
+        return first_look_html(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         head = f"{self.model}, seed {self.seed}, step {self.step}; channels from {self.channels_from}"
         each = [

@@ -144,6 +144,11 @@ class Mask:
     def __hash__(self) -> int:
         return hash((self.grid, self.image_size, self.values.tobytes()))
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import mask_html
+
+        return mask_html(self)
+
     def __repr__(self) -> str:
         count = int(self.values.sum())
         how = f"; {self.about}" if self.about else ""

@@ -119,6 +119,14 @@ class CarryLook:
             "strengths": [one.as_data() for one in self.carried],
         }
 
+    def _repr_html_(self) -> str:
+        from dit_lens.methods.notebook import carry_look_html
+
+        return carry_look_html(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         lines = [self._how(), f"{'strength':>8}  {'way to the source':>17}  {'SSIM to the target':>18}"]
         for one in self.carried:
