@@ -18,7 +18,7 @@ import yaml
 from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, split
 from dit_lens.analysis.plan import Plan, make_plan
 from dit_lens.analysis.reading import read_spec
-from dit_lens.analysis.spec import AnalysisSpec
+from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
 from dit_lens.run.records import RunFolder, RunRecord
@@ -101,7 +101,22 @@ def write_report(run_dir: str | Path) -> Path:
     asked |= {"images"} if "sample" in kinds else set()
     asked |= {"gallery"} if "arm" in kinds else set()
     asked |= {"verdict_rule"} if folder.results_path.exists() else set()
-    return build_report(folder.path, [build for build in SECTIONS if build.__name__ in asked])
+    chosen = [build for build in SECTIONS if build.__name__ in asked]
+    return build_report(folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question))
+
+
+def _spec_of_one(folder: RunFolder, question: str) -> str:
+    """The spec of a folder's run, reduced to one of its questions; empty where another version wrote it."""
+    try:
+        spec = AnalysisSpec.model_validate(yaml.safe_load(folder.spec_text))
+        unused = {key for key, users in USERS.items() if question not in users}
+        kept = {key: value for key, value in spec.as_data().items() if key not in unused}
+        if question not in JUDGED_SECTIONS:
+            # Without a question that judges, all prompts would choose the channels.
+            kept["prompts"] = split(spec)[0]
+        return spec_text(AnalysisSpec.model_validate({**kept, "sections": [question]}))
+    except (yaml.YAMLError, ValueError):
+        return ""
 
 
 def spec_text(spec: AnalysisSpec) -> str:

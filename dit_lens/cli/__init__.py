@@ -7,7 +7,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 from __future__ import annotations
 
 # Importing a module registers its commands, in the order in which `--help` shows them.
-from dit_lens.cli import analyses, listings, looks  # noqa: F401
+from dit_lens.cli import analyses, compare, listings, looks  # noqa: F401
 from dit_lens.cli.frame import app
 
 __all__ = ["app", "main"]

@@ -1,94 +1,97 @@
-"""From a run folder to one HTML file that needs nothing else: no network, no torch, no second file.
-
-The page forbids itself everything but its own scripts (a content security policy with their hashes), so
-text that slipped through escaping could still not run.
-"""
+"""From a run folder to one HTML file that needs nothing else: no network, no torch, no second file."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import html
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import plotly.io as pio
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+import yaml
 
 from dit_lens.errors import BadInput
 from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+from dit_lens.report.document import Figure, page
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words, verdict_rule
-from dit_lens.report.section import RunView, Section, SectionBuilder, View
+from dit_lens.report.section import RunView, Section, SectionBuilder
 from dit_lens.report.spatial_sections import SPATIAL_SECTIONS
 from dit_lens.report.summary import Verdict, summarise, verdicts
-from dit_lens.report.text import encoded, number, script_json
-from dit_lens.report.theme import template
+from dit_lens.report.text import number
 from dit_lens.run.records import RunFolder
 
-SECTIONS: tuple[SectionBuilder, ...] = (
-    *CHANNEL_SECTIONS,
-    *SPATIAL_SECTIONS,
-    *(builder for builder in EFFECT_SECTIONS if builder is not verdict_rule),
-    *CARRY_SECTIONS,
-    verdict_rule,
+CHAPTERS: tuple[tuple[str, tuple[SectionBuilder, ...]], ...] = (
+    ("What they are", CHANNEL_SECTIONS),
+    ("Where they point", SPATIAL_SECTIONS),
+    ("What they do", tuple(builder for builder in EFFECT_SECTIONS if builder is not verdict_rule)),
+    ("What they carry", CARRY_SECTIONS),
+    ("Method", (verdict_rule,)),
 )
-"""What a report asks by default: what massive channels are, where they point, what they do, and whether they
-can be carried; last, how verdicts are made."""
+"""What a report asks by default, in the order of its contents; last, how verdicts are made."""
 
-TITLE_ROOM = 28  # pixels of a figure's top margin that its title takes; the page shows the title as text
+SECTIONS: tuple[SectionBuilder, ...] = tuple(builder for _, own in CHAPTERS for builder in own)
+"""The same without their chapters."""
+
+SpecOf = Callable[[str], str]
+"""From a question's name to the YAML of a run that asks it alone; "" where there is none."""
+
 MOST_CSV = 256 * 1024  # bytes of rows that a page carries with it; larger tables stay beside it
 MOST_ROWS = 20  # rows of a table shown on the page
 
 
-def build_report(run_dir: str | os.PathLike[str], sections: Sequence[SectionBuilder] = SECTIONS) -> Path:
+def build_report(
+    run_dir: str | os.PathLike[str],
+    sections: Sequence[SectionBuilder] = SECTIONS,
+    *,
+    spec_of: SpecOf | None = None,
+) -> Path:
     """Write `report.html` into a run folder from its records alone, and return its path.
 
-    A section whose table is absent or empty stays, and says why. Raises `BadInput` when `run_dir` is no run
+    A section whose table is absent or empty stays, and says why. `spec_of` gives the spec that repeats one
+    question; without it, sections name the spec of the whole run. Raises `BadInput` when `run_dir` is no run
     folder or is damaged, `RunFailure` when the page cannot be written.
 
     Example: `build_report("reports/massive_activations")`
     """
     folder = RunFolder.read(run_dir)
-    return folder.write_report(render(RunView(folder), sections))
+    return folder.write_report(render(RunView(folder), sections, spec_of=spec_of))
 
 
-def render(run: RunView, sections: Sequence[SectionBuilder] = SECTIONS) -> str:
-    """Return the page of a run as HTML."""
-    made = [section for builder in sections for section in _with_parts(_made(builder, run))]
+def render(
+    run: RunView, sections: Sequence[SectionBuilder] = SECTIONS, *, spec_of: SpecOf | None = None
+) -> str:
+    """Return the page of a run as HTML; arguments as in `build_report`."""
+    shown = [one for builder in sections for one in _shown(builder, run, spec_of)]
+    made = [one.section for one in shown]
     names = [section.id for section in made]
     if len(set(names)) != len(names):
         raise BadInput(f"Two sections share an id: {', '.join(sorted(names))}.")
-    environment = Environment(
-        loader=PackageLoader("dit_lens.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    scripts = [_script(get_plotlyjs()), _script(_asset("report.js")), _script(_asset("gallery.js"))]
-    return environment.get_template("report.html.j2").render(
-        run=run,
+    return page(
+        "report.html.j2",
+        ("gallery.js", "cells.js", "page.js"),
         record=run.record,
         summary=summarise(run, made),
-        sections=[_Shown.of(section, run) for section in made],
+        chapters=_chapters(shown),
         sham=sham_words(run.results.sham_difference)
         if run.results and run.results.sham_difference is not None
         else "",
         provenance=_provenance(run),
         spec=run.folder.spec_text,
-        templates=Markup(script_json(encoded(_templates()))),
-        style=Markup(_asset("report.css")),
-        scripts=[Markup(text) for text in scripts],
-        policy=_policy(scripts),
     )
+
+
+def _shown(builder: SectionBuilder, run: RunView, spec_of: SpecOf | None) -> Iterator[_Shown]:
+    section = _made(builder, run)
+    question = builder.__name__
+    spec = spec_of(question) if spec_of is not None and question in _asked(run) else ""
+    for part in (replace(section, parts=()), *section.parts):
+        rows = _Rows.of(part.table, run) if part.table and not part.missing else None
+        # Figures move into `figures`; a section keeps only its words.
+        figures = tuple(Figure.of(view) for view in part.views)
+        # Parts of a question are repeated with it.
+        own = spec if part.id == section.id else ""
+        yield _Shown(builder, question, replace(part, views=()), figures, rows, verdicts(part), own)
 
 
 def _made(builder: SectionBuilder, run: RunView) -> Section:
@@ -101,37 +104,17 @@ def _made(builder: SectionBuilder, run: RunView) -> Section:
         return Section(id=name.replace("_", "-"), title=heading, lead="", missing=str(error))
 
 
-def _with_parts(section: Section) -> tuple[Section, ...]:
-    return (replace(section, parts=()), *section.parts)
+def _asked(run: RunView) -> tuple[str, ...]:
+    """Return the questions that a run's spec names; none where it cannot be read."""
+    try:
+        spec = yaml.safe_load(run.folder.spec_text)
+    except yaml.YAMLError:
+        return ()
+    asked = spec.get("sections") if isinstance(spec, dict) else None
+    return tuple(map(str, asked)) if isinstance(asked, list) else ()
 
 
-# ------------------------------------------------------------------------------------------ figures and rows
-@dataclass(frozen=True)
-class _Figure:
-    """A view, ready for the page: its title as text, its data as JSON for a script element."""
-
-    label: str
-    title: str
-    height: int
-    data: Markup
-
-    @classmethod
-    def of(cls, view: View) -> _Figure:
-        figure: dict[str, Any] = json.loads(pio.to_json(view.figure, validate=False))
-        layout = figure["layout"]
-        # The page owns the title (it wraps, and can be found and read aloud) and the template (it changes
-        # with the mode), so neither is repeated in every figure.
-        title = html.unescape(str(layout.pop("title", {}).get("text", "")))
-        layout.pop("template", None)
-        layout.setdefault("margin", {})["t"] = layout.get("margin", {}).get("t", 56) - TITLE_ROOM
-        arrangements = (layout.get("meta") or {}).get("arrangements", {})
-        for sized in (layout, arrangements.get("wide", {}), arrangements.get("narrow", {})):
-            if "height" in sized:
-                sized["height"] -= TITLE_ROOM
-        text = json.dumps(figure, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return cls(view.label, title, int(layout.get("height", 420)), Markup(script_json(encoded(text))))
-
-
+# ---------------------------------------------------------------------------------------- what is on the page
 @dataclass(frozen=True)
 class _Rows:
     """The rows behind a section: where they lie, a download of them, and the first few to look at."""
@@ -164,19 +147,29 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A section with its figures and rows in the form the template needs."""
+    """A section with its figures, rows and spec in the form the template needs."""
 
+    builder: SectionBuilder
+    question: str
     section: Section
-    figures: tuple[_Figure, ...]
+    figures: tuple[Figure, ...]
     rows: _Rows | None
     verdicts: tuple[Verdict, ...] = ()
+    spec: str = ""
 
-    @classmethod
-    def of(cls, section: Section, run: RunView) -> _Shown:
-        rows = _Rows.of(section.table, run) if section.table and not section.missing else None
-        # Figures move into `figures`; a section keeps only its words.
-        figures = tuple(_Figure.of(view) for view in section.views)
-        return cls(replace(section, views=()), figures, rows, verdicts(section))
+
+@dataclass(frozen=True)
+class _Chapter:
+    """Sections that stand together in the contents; those that belong nowhere have no title."""
+
+    title: str
+    sections: tuple[_Shown, ...]
+
+
+def _chapters(shown: Sequence[_Shown]) -> tuple[_Chapter, ...]:
+    chapters = [_Chapter(title, tuple(one for one in shown if one.builder in own)) for title, own in CHAPTERS]
+    elsewhere = tuple(one for one in shown if one.builder not in SECTIONS)
+    return tuple(chapter for chapter in (_Chapter("", elsewhere), *chapters) if chapter.sections)
 
 
 # ------------------------------------------------------------------------------------------------ provenance
@@ -205,32 +198,3 @@ def _provenance(run: RunView) -> list[tuple[str, str]]:
         *((f"package: {name}", version) for name, version in record.packages.items()),
     ]
     return [(name, value) for name, value in rows if value]
-
-
-# ---------------------------------------------------------------------------------------------------- assets
-@cache
-def _asset(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
-def _script(text: str) -> str:
-    # A parser turns CR into LF before it hashes a script.
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if "</script" in text.lower():
-        raise ValueError("a script of the page would close its own element")
-    return text
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-        for text in scripts
-    )
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _templates() -> str:
-    return json.dumps({mode: json.loads(template(mode).to_json()) for mode in ("light", "dark")})

@@ -40,6 +40,7 @@ class MissingTable(BadInput):
 
 SAMPLE = "sample"  # the kind of a plain image; those of every other kind belong to sections of their own
 ARM = "arm"  # the kind of an image that an arm of a study made
+CELL = "cell"  # the kind of a small image of one cell of a map
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """One question of a report. All strings are plain text; only `extra` is HTML.
+    """One question of a report. All strings are plain text; only `extra` and `below` are HTML: the one stands
+    above the figures, the other below them.
 
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
@@ -73,6 +75,7 @@ class Section:
     lead: str
     views: tuple[View, ...] = ()
     extra: Markup = field(default_factory=Markup)
+    below: Markup = field(default_factory=Markup)
     reading: str = ""
     conclusion: str = ""
     tiles: tuple[Tile, ...] = ()

@@ -32,12 +32,18 @@ class Verdict:
     claim: str
     numbers: str
     primary: bool
+    exploratory: bool
     sources: tuple[str, ...]
 
     @property
     def look(self) -> str:
-        """The outcome as the name of a style."""
-        return self.outcome.replace(" ", "-")
+        """The outcome as names of styles."""
+        return self.outcome.replace(" ", "-") + (" tentative" if self.exploratory else "")
+
+    @property
+    def first(self) -> str:
+        """The first sentence of the numbers: of the control that was beaten least."""
+        return first_sentence(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def verdicts(section: Section) -> tuple[Verdict, ...]:
             SIGNS[answer.outcome],
             *_in_two(_without_outcome(answer.sentence, answer.outcome), answer.claim),
             answer.primary,
+            section.exploratory,
             answer.sources,
         )
         for answer in section.answers
@@ -113,6 +120,15 @@ def _in_two(sentence: str, claim: str) -> tuple[str, str]:
     if start < 0 or not claim:
         return sentence, ""
     return sentence[:end].rstrip(".") + ".", sentence[end:].lstrip(". ")
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text.
+
+    >>> first_sentence("By 0.3 (95 % CI 0.1 to 0.5, p = 0.02). Mean: 0.4.")
+    'By 0.3 (95 % CI 0.1 to 0.5, p = 0.02).'
+    """
+    return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
 
 
 def _without_outcome(sentence: str, outcome: str) -> str:

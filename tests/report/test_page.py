@@ -161,7 +161,7 @@ def test_the_page_forbids_every_script_but_its_own(page) -> None:
     script_rule = policy.partition("script-src ")[2].partition(";")[0]
     assert "unsafe" not in script_rule
     own = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
-    assert len(own) == 3
+    assert len(own) == 4
     assert "plotly.js" in own[0][:200]
     for text in own:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

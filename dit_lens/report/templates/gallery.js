@@ -9,16 +9,23 @@
     const slider = stage.querySelector("input");
     const reference = group.querySelector(".reference img");
     const name = stage.dataset.reference ?? "clean";
-    stage.querySelector(".under").src = reference.src;
+    const under = stage.querySelector(".under");
+    if (reference) under.src = reference.src;
     const cut = (share) => {
       slider.value = String(share);
       pair.style.setProperty("--cut", `${slider.value}%`);
       slider.setAttribute("aria-valuetext", `${slider.value} % ${name}`);
     };
     const choose = (radio) => {
-      const image = radio.parentElement.querySelector("img");
+      // Two pictures: the same edit in two runs, compared with each other.
+      const images = radio.parentElement.querySelectorAll("img");
+      const image = images[images.length - 1];
       over.src = image.src;
       over.alt = image.alt;
+      if (!reference) {
+        under.src = images[0].src;
+        under.alt = images[0].alt;
+      }
       stage.querySelector(".edited").textContent = radio.parentElement.querySelector(".arm").textContent;
     };
     const radios = [...group.querySelectorAll(".thumb input")];

@@ -1,10 +1,12 @@
-/* The page's own behaviour: draws figures when they are chosen, fits them to the width, follows the colour mode. */
+/* The page's own behaviour: draws figures near the reader first, fits them to the width, follows the colour mode. */
 "use strict";
 (() => {
   const NARROW = 620; // pixels of a figure's width below which its narrow arrangement is drawn
+  const PAPER = 680; // pixels of a figure's width in print
   const root = document.documentElement;
   const templates = JSON.parse(document.getElementById("templates").textContent);
   const plots = [...document.querySelectorAll(".plot")];
+  const announce = document.getElementById("said");
   const config = {
     displaylogo: false,
     responsive: false, // resizing is ours: it may change the arrangement
@@ -37,7 +39,7 @@
       if (shown !== mode()) return; // changed again meanwhile
       const plot = waiting.shift();
       if (!plot) {
-        root.dataset.figures = "drawn";
+        settle();
         return;
       }
       dress(plot, shown);
@@ -46,6 +48,7 @@
   }
   if (["light", "dark"].includes(remembered())) root.dataset.theme = remembered();
   button.hidden = false;
+  button.setAttribute("aria-pressed", String(mode() === "dark"));
   button.addEventListener("click", () => {
     root.dataset.theme = mode() === "dark" ? "light" : "dark";
     try { window.localStorage.setItem("dit_lens.theme", root.dataset.theme); } catch { /* private window */ }
@@ -54,6 +57,7 @@
   system.addEventListener("change", () => showMode());
 
   // ---- drawing
+  const settle = () => { root.dataset.figures = waiting.length ? "drawing" : "drawn"; };
   const shape = (plot) => (plot.clientWidth < NARROW ? "narrow" : "wide");
   function set(target, path, value) {
     const keys = path.replace(/\[(\d+)\]/g, ".$1").split(".");
@@ -75,6 +79,9 @@
     plot.dataset.drawn = "yes";
     plot.dataset.mode = mode();
     window.Plotly.newPlot(plot, figure.data, figure.layout, config);
+    plot.style.minHeight = "";
+    plot.dispatchEvent(new CustomEvent("figure-drawn", { bubbles: true }));
+    sizes.observe(plot);
   }
   function fit(plot, width = plot.clientWidth) {
     if (!plot.dataset.drawn || !width) return;
@@ -85,14 +92,12 @@
       Object.assign(patch, plot.arrangements[wanted] ?? {});
       const traces = plot.arrangements[`${wanted}_traces`];
       if (traces) window.Plotly.restyle(plot, traces);
-      plot.style.minHeight = "";
     }
     window.Plotly.relayout(plot, patch);
   }
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
-      if (!target.dataset.drawn) draw(target);
-      else if (target.clientWidth && target.clientWidth !== target.layout?.width) fit(target);
+      if (target.clientWidth && target.clientWidth !== target.layout?.width) fit(target);
     }
   });
 
@@ -110,42 +115,100 @@
     if (select.value !== "0") show(); // a reloaded page keeps the reader's choice
   }
 
-  // ---- paper is light, and as wide as a page
+  // ---- figures near the reader at once, the others one by one while nothing else is to be done
+  const waiting = plots.filter((plot) => plot.clientWidth);
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        near.unobserve(target);
+        draw(target);
+      }
+    },
+    { rootMargin: "300px 0px" },
+  );
+  for (const plot of waiting) near.observe(plot);
+  const idle = window.requestIdleCallback?.bind(window) ?? ((later) => window.setTimeout(later, 20));
+  root.dataset.figures = "drawing";
+  (function next() {
+    const plot = waiting.find((each) => !each.dataset.drawn && each.clientWidth);
+    if (plot) draw(plot);
+    else waiting.length = 0;
+    if (waiting.length) idle(next, { timeout: 150 });
+    else settle();
+  })();
+
+  // ---- paper is light, as wide as a page, and cannot be unfolded
+  let unfolded = [];
   window.addEventListener("beforeprint", () => {
+    unfolded = [...document.querySelectorAll("details.printed:not([open])")];
+    for (const each of unfolded) each.open = true;
     for (const plot of plots) {
+      draw(plot);
       dress(plot, "light");
-      fit(plot, 680);
+      fit(plot, PAPER);
     }
   });
   window.addEventListener("afterprint", () => {
+    for (const each of unfolded) each.open = false;
     showMode();
     for (const plot of plots) fit(plot);
   });
 
-  // ---- where the reader is
-  const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
+  // ---- contents: folded on a phone, and marking where the reader is
+  const contents = document.querySelector(".contents");
+  const fold = contents.querySelector("details");
+  const roomy = window.matchMedia("(min-width: 1080px)");
+  const unfold = () => { fold.open = roomy.matches; };
+  roomy.addEventListener("change", unfold);
+  unfold();
+  const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+  for (const link of links.values()) link.addEventListener("click", () => { if (!roomy.matches) fold.open = false; });
+  const mark = (id) => {
+    const link = links.get(id);
+    if (!link || link.hasAttribute("aria-current")) return;
+    for (const other of links.values()) other.removeAttribute("aria-current");
+    link.setAttribute("aria-current", "true");
+    if (contents.scrollHeight > contents.clientHeight) {
+      const away = link.getBoundingClientRect().top - contents.getBoundingClientRect().top;
+      if (away < 0 || away > contents.clientHeight - 40) contents.scrollTop += away - contents.clientHeight / 3;
+    }
+  };
   const seen = new IntersectionObserver(
-    (entries) => {
-      for (const entry of entries) {
-        if (!entry.isIntersecting) continue;
-        for (const link of links.values()) link.removeAttribute("aria-current");
-        links.get(entry.target.id)?.setAttribute("aria-current", "true");
-      }
-    },
+    (entries) => { for (const entry of entries) if (entry.isIntersecting) mark(entry.target.id); },
     { rootMargin: "-15% 0px -75% 0px" },
   );
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
 
-  // ---- one figure per turn, so that the page can be read and scrolled while the rest is drawn
-  const waiting = plots.filter((plot) => plot.clientWidth);
-  (function next() {
-    const plot = waiting.shift();
-    if (!plot) {
-      for (const one of plots) sizes.observe(one);
-      root.dataset.figures = "drawn";
-      return;
+  // ---- copying, which works from a file on disk as well
+  async function copy(text, what) {
+    let done = true;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const field = document.createElement("textarea");
+      field.value = text;
+      field.className = "visually-hidden";
+      document.body.append(field);
+      const before = document.activeElement;
+      field.select();
+      done = document.execCommand("copy");
+      field.remove();
+      before?.focus();
     }
-    draw(plot);
-    window.setTimeout(next, 0);
-  })();
+    announce.textContent = "";
+    window.setTimeout(() => { announce.textContent = done ? `${what} copied` : "Copying is not allowed here"; }, 30);
+    return done;
+  }
+  for (const each of document.querySelectorAll("button.copy")) {
+    each.hidden = false;
+    each.addEventListener("click", async () => {
+      const done = await copy(each.parentElement.querySelector("code").textContent, "Text");
+      each.textContent = done ? "Copied" : "Not copied";
+      window.setTimeout(() => { each.textContent = "Copy"; }, 1600);
+    });
+  }
+  for (const anchor of document.querySelectorAll("a.anchor")) {
+    anchor.addEventListener("click", () => copy(anchor.href, "Link to this section"));
+  }
 })();

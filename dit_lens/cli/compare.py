@@ -1,0 +1,41 @@
+"""The command that puts two runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dit_lens.cli.frame import app, command, print_json, stdout_kept_for_results
+from dit_lens.cli.options import AsJson, require_writable
+
+
+@command(
+    app, "compare", "dit-lens compare reports/massive_activations reports/another_model --out comparison.html"
+)
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A folder that `dit-lens run` left.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The page; a file of that name is replaced.")
+    ] = Path("comparison.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Put two runs side by side on one HTML page: verdicts, effects, channels, pictures, specs, versions.
+
+    The runs may differ in model, seeds, prompts or version; they need at least one question in common. No
+    model is needed.
+    """
+    from dit_lens.atomic import atomic_write
+    from dit_lens.report.comparison import Comparison
+    from dit_lens.report.comparison_page import render_comparison
+
+    require_writable(out)
+    with stdout_kept_for_results():
+        found = Comparison.of(run_a, run_b)
+        place = atomic_write(out, render_comparison(found))
+    if as_json:
+        print_json({"comparison": str(place), **found.as_data()})
+    else:
+        typer.echo(place)
