@@ -13,8 +13,8 @@ from tests.oracles import _as_tokens, _Editing, hooked, layer_norm_as_before
 def plan_with_hooks(pipeline, plan, draw=None):
     """Carry out a plan with plain hooks: the same rows in the same forwards, the same blocks replaced.
 
-    Blocks that the plan skips are computed and their output is thrown away. Returns {row name: latents after
-    each of its steps}, with names as the plan has them.
+    Blocks that a row leaves out run for it all the same, and what they give is thrown away. Returns
+    {row name: latents after each of its steps}, with names as the plan has them.
     """
     graph, transformer, found = plan.graph, pipeline.transformer, {}
     branches, scale = graph.branches, graph.sampling.guidance_scale
@@ -80,7 +80,9 @@ def _plan_forward(transformer, plan, unit, forward, texts, latents, held, schedu
             parts = list(tensor.split(1))
             for b, branch in enumerate(branches):
                 for k, (row, work) in enumerate(zip(rows, works, strict=True)):
-                    if work is not None:
+                    # Blocks that a row leaves out run for it all the same: its values there are thrown away.
+                    left_out = point.block is not None and point.block < forward.entries[k] - 1
+                    if work is not None and not left_out:
                         i = b * len(rows) + k
                         edits = work.edits.get((point, branch), [])
                         parts[i] = editing.apply(edits, row, step, branch, point, parts[i])
@@ -98,15 +100,22 @@ def _plan_forward(transformer, plan, unit, forward, texts, latents, held, schedu
                 new[i : i + 1] = layer_norm_as_before(x[i : i + 1], removed)
         return new
 
-    touches = {}
-    if forward.entry:
-        for stream in ("image", "context"):
-            address = f"blocks.{forward.entry - 1}.resid_post.{stream}"
-            if (unit.rows[rows[0]].group, address, branches[0]) in held:
-                touches[address] = [
-                    torch.cat([held[unit.rows[r].group, address, b] for b in branches for r in rows])
-                ]
-    replaced = {address: (lambda old, new=new[0]: new) for address, new in touches.items()}
+    def joins(entry, stream):
+        address = f"blocks.{entry - 1}.resid_post.{stream}"
+
+        def replace(tensor):
+            parts = list(tensor.split(1))
+            for b, branch in enumerate(branches):
+                for k, row in enumerate(rows):
+                    if forward.entries[k] == entry:
+                        parts[b * len(rows) + k] = held[unit.rows[row].group, address, branch]
+            return torch.cat(parts)
+
+        return address, replace
+
+    entries = sorted(set(forward.entries) - {0})
+    context = [e for e in entries if e < plan.graph.num_blocks]
+    replaced = dict([joins(e, "image") for e in entries] + [joins(e, "context") for e in context])
     points = sorted({p for w in works if w for p in w.points}, key=lambda p: p.forward_key)
     touches = {str(p): touch_at(p) for p in points}
     preserving = any(

@@ -2,16 +2,18 @@
 
 All trajectories advance together, step by step. Within a step the unedited trajectory of each prompt and seed
 goes first, alone; what others need of that step (the output of a block, a donor's activation) is held until
-the step is over. An edited trajectory joins at its first edited step, from the unedited latents, and enters
-that first forward behind the last block that it has in common with the unedited one. A shadow, which takes
+the step is over. An edited trajectory starts at its first edited step, from the unedited latents, and joins
+that first forward behind the last block that it has in common with the unedited one: the rows of a forward
+grow in number from block to block. A shadow, which takes
 the latents of another trajectory or given ones, runs at the steps at which it is drawn on or read, up to what
 is wanted.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
@@ -69,12 +71,28 @@ class Work:
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass of the transformer: rows at a step, `entry` blocks skipped, perhaps stopped early."""
+    """One forward pass of the transformer: rows at a step, perhaps stopped early.
+
+    `entries` are the blocks that each row leaves out before it joins, in ascending order.
+    """
 
     step: int
     rows: tuple[int, ...]
-    entry: int
+    entries: tuple[int, ...]
     stops: bool
+
+    @property
+    def entry(self) -> int:
+        """The first block that runs."""
+        return self.entries[0]
+
+    def present(self, block: int | None) -> int:
+        """How many rows, the first of them, are in the pass at a block; all outside the blocks (None)."""
+        return len(self.rows) if block is None else bisect_right(self.entries, block)
+
+    def part(self, low: int, high: int) -> Forward:
+        """The same with some of its rows."""
+        return replace(self, rows=self.rows[low:high], entries=self.entries[low:high])
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,14 @@ class Plan:
             "read_bytes": self.read_bytes,
         }
 
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        from dit_lens.graph.notebook import plan_html
+
+        return plan_html(self)
+
     def __str__(self) -> str:
         kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
@@ -148,15 +174,20 @@ class Plan:
         )
 
 
-def blocks_run(graph: CheckedGraph, unit: Unit, forward: Forward) -> int:
-    """Blocks that run in one forward, each for all of its rows."""
-    if not forward.stops:
-        return graph.num_blocks - forward.entry
-    points = [p for row in forward.rows if (work := unit.works.get((row, forward.step))) for p in work.points]
-    last = max(points, key=lambda point: point.forward_key)
-    if last.block is None:
-        return 0 if last.component == "temb" else graph.num_blocks - forward.entry
-    return max(0, last.block + (0 if last.component == "resid_pre" else 1) - forward.entry)
+def blocks_run(graph: CheckedGraph, unit: Unit, forward: Forward) -> tuple[int, ...]:
+    """Blocks that each row of a forward runs through."""
+    end = graph.num_blocks
+    if forward.stops:
+        points = (p for row in forward.rows for p in unit.works[row, forward.step].points)
+        end = blocks_until(max(points, key=lambda point: point.forward_key), end)
+    return tuple(max(0, end - entry) for entry in forward.entries)
+
+
+def blocks_until(point: HookPoint, num_blocks: int) -> int:
+    """Blocks that a pass runs through before it is past a hook point."""
+    if point.block is None:
+        return 0 if point.component == "temb" else num_blocks
+    return point.block + (0 if point.component == "resid_pre" else 1)
 
 
 def _size(graph: CheckedGraph, point: HookPoint) -> int:

@@ -8,7 +8,17 @@ from itertools import pairwise
 from dit_lens.errors import BadInput
 from dit_lens.graph.check import CheckedEdit, CheckedGraph
 from dit_lens.graph.interventions import Identity
-from dit_lens.graph.plan import Forward, Plan, Row, Unit, Work, blocks_run, held_bytes, read_bytes
+from dit_lens.graph.plan import (
+    Forward,
+    Plan,
+    Row,
+    Unit,
+    Work,
+    blocks_run,
+    blocks_until,
+    held_bytes,
+    read_bytes,
+)
 from dit_lens.graph.site import Site
 from dit_lens.model.hook_points import STREAMS, HookPoint
 
@@ -39,8 +49,8 @@ def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham:
             forwards += len(at_step)
             held = max(held, held_bytes(graph, unit, at_step))
             for forward in at_step:
-                for row in forward.rows:
-                    kinds[unit.rows[row].kind] += blocks_run(graph, unit, forward)
+                for row, blocks in zip(forward.rows, blocks_run(graph, unit, forward), strict=True):
+                    kinds[unit.rows[row].kind] += blocks
         for i, each in enumerate(unit.rows):
             if each.kind != "sham":
                 steps = [s for s in range(each.last + 1) if not each.borrows or (i, s) in unit.works]
@@ -282,23 +292,29 @@ class _Planner:
     def _forwards(self, rows: tuple[Row, ...]) -> Iterator[tuple[Forward, ...]]:
         for step in range(self.graph.sampling.steps):
             forwards = [
-                Forward(step, (i,), 0, row.stops and step == row.last)
+                Forward(step, (i,), (0,), row.stops and step == row.last)
                 for i, row in enumerate(rows)
                 if row.kind == "clean" and step <= row.last
             ]
-            # Rows go together if they wait for the same others, enter at the same block, and end alike.
-            together: dict[tuple[int, int, bool], list[int]] = {}
+            # Rows go together if they wait for the same others and end alike.
+            together: dict[tuple[int, bool, int], list[tuple[int, int]]] = {}
             for i, row in enumerate(rows):
                 if row.kind != "clean" and row.runs_at(step, self.works.get((i, step))):
                     entry = self._entry(i, step) if step <= self._unedited_until(row) else 0
-                    stopped = row.borrows or (row.stops and step == row.last)
-                    key = (row.level, entry, stopped)
-                    together.setdefault(key, []).append(i)
-            for (_, entry, stops), members in sorted(together.items()):
+                    stops = row.borrows or (row.stops and step == row.last)
+                    key = (row.level, stops, self._end(i, step) if stops else self.graph.num_blocks)
+                    together.setdefault(key, []).append((entry, i))
+            for (_, stops, _), members in sorted(together.items()):
+                members.sort()
                 count = -(-len(members) // self.most)
                 # Equal shares: nine rows of at most eight go as five and four, not as eight and one.
                 ends = [len(members) * k // count for k in range(count + 1)]
-                forwards += [
-                    Forward(step, tuple(members[low:high]), entry, stops) for low, high in pairwise(ends)
-                ]
+                for low, high in pairwise(ends):
+                    entries, chosen = zip(*members[low:high], strict=True)
+                    forwards.append(Forward(step, chosen, entries, stops))
             yield tuple(forwards)
+
+    def _end(self, row: int, step: int) -> int:
+        """Blocks up to the last touch of a row."""
+        last = max(self.works[row, step].points, key=lambda point: point.forward_key)
+        return blocks_until(last, self.graph.num_blocks)

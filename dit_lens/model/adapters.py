@@ -110,8 +110,14 @@ class Adapter(Protocol):
     def norms(self) -> tuple[StreamNorm, ...]:
         """Every LayerNorm over channels that reads a residual stream, in forward order."""
 
-    def bypass(self, block: int, streams: Mapping[str, Tensor]) -> tuple[str, Any]:
-        """(path of the block, its whole output made of these streams): what stands in for running it."""
+    def bypass(self, streams: Mapping[str, Tensor]) -> Any:
+        """The whole output of a block, made of these streams: what stands in for running it."""
+
+    def entrance(self, block: int) -> str:
+        """Path of the module that takes the streams into a block, or, for `num_blocks`, out of the last."""
+
+    def entering(self, block: int, inputs: Any, change: Callable[[str, Tensor], Tensor]) -> Any:
+        """The inputs of `entrance(block)` with other rows: `change` gets "image", "context" and "temb"."""
 
     def ready(self) -> None:
         """Raise BadInput if the transformer is in a mode in which its modules run differently."""
@@ -285,8 +291,19 @@ class SD3Adapter:
         found.append(StreamNorm("norm_out.norm", None, "image", (last[0], last[1] - 0.5, 0)))
         return tuple(sorted(found, key=lambda norm: norm.key))
 
-    def bypass(self, block: int, streams: Mapping[str, Tensor]) -> tuple[str, Any]:
-        return f"transformer_blocks.{block}", (streams.get("context"), streams["image"])
+    def bypass(self, streams: Mapping[str, Tensor]) -> Any:
+        return streams.get("context"), streams["image"]
+
+    def entrance(self, block: int) -> str:
+        return "norm_out" if block == self.num_blocks else f"transformer_blocks.{block}"
+
+    def entering(self, block: int, inputs: Any, change: Callable[[str, Tensor], Tensor]) -> Any:
+        positional, keywords = inputs
+        if block == self.num_blocks:
+            image, temb = positional
+            return (change("image", image), change("temb", temb)), keywords
+        names = {"hidden_states": "image", "encoder_hidden_states": "context", "temb": "temb"}
+        return positional, keywords | {key: change(name, keywords[key]) for key, name in names.items()}
 
     def ready(self) -> None:
         chunked = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import merge
 from itertools import groupby
@@ -97,11 +97,13 @@ class TracedTransformer:
         *,
         stop: bool = False,
         extra: Sequence[Place] = (),
+        rows_at: Callable[[HookPoint], int] | None = None,
     ) -> Tensor | None:
         """One forward pass in which `touch` sees every point, in forward order, and may replace it.
 
         With `stop`, the pass ends after the last point and returns None. `extra` places, given in their
-        order, are served too.
+        order, are served too. `rows_at` tells how many rows a point has where they are not those of the
+        inputs.
 
         Raises:
             BadInput: the model has no such point.
@@ -125,7 +127,8 @@ class TracedTransformer:
                 changed = False
                 for point, access in group:
                     tensor = access.pick(value)
-                    _require_shape(point, tensor, self.adapter.shape(point, geometry))
+                    here = geometry if rows_at is None else replace(geometry, rows=rows_at(point))
+                    _require_shape(point, tensor, self.adapter.shape(point, here))
                     new = touch(point, tensor)
                     if new is not None:
                         _require_shape(point, new, tuple(tensor.shape))
@@ -146,13 +149,21 @@ class TracedTransformer:
 
         def visit(tracer: Any) -> None:
             nonlocal served
-            for place in places:
-                envoy = self._envoy.get(place.module) if place.module else self._envoy
-                if place.side == "skip":
+            for (module, side), group in groupby(places, key=lambda place: (place.module, place.side)):
+                envoy = self._envoy.get(module) if module else self._envoy
+                if side == "input":
+                    # Places may share a module's inputs, which are asked for once and replaced once.
+                    value, changed = envoy.inputs, False
+                    for place in group:
+                        if (new := place.serve(value)) is not None:
+                            value, changed = new, True
+                        served += 1
+                    if changed:
+                        envoy.inputs = value
+                    continue
+                (place,) = group
+                if side == "skip":
                     envoy.skip(place.serve(None))
-                elif place.side == "input":
-                    if (new := place.serve(envoy.inputs)) is not None:
-                        envoy.inputs = new
                 else:
                     first = envoy.input if place.side == "through" else None
                     value = envoy.output if first is None else (first, envoy.output)

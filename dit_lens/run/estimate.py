@@ -27,21 +27,21 @@ def seconds(lens: DiTLens, plan: Plan) -> float:
     Raises:
         RunFailure: memory does not suffice for the largest forward.
     """
-    sizes = [
-        (len(forward.rows), blocks_run(plan.graph, unit, forward) / plan.graph.num_blocks)
-        for unit in plan.units
-        for at_step in unit.steps
-        for forward in at_step
-    ]
-    if not sizes:
+    forwards = [(unit, forward) for unit in plan.units for at_step in unit.steps for forward in at_step]
+    if not forwards:
         return 0.0
-    most = max(rows for rows, _ in sizes)
+    most = max(len(forward.rows) for _, forward in forwards)
     prompt, seed = plan.units[0].groups[0]
     one = step_seconds(lens, prompt, seed, plan.graph.sampling, 1)
     slope = 0.0
     if most > 1:
-        slope = (step_seconds(lens, prompt, seed, plan.graph.sampling, most) - one) / (most - 1)
-    return sum((one + max(slope, 0.0) * (rows - 1)) * share for rows, share in sizes)
+        slope = max(0.0, (step_seconds(lens, prompt, seed, plan.graph.sampling, most) - one) / (most - 1))
+    steps = 0.0
+    for unit, forward in forwards:
+        # Rows join behind the blocks that they leave out: the first of them runs through most blocks.
+        blocks = blocks_run(plan.graph, unit, forward)
+        steps += max(blocks) * (one - slope) + sum(blocks) * slope
+    return steps / plan.graph.num_blocks
 
 
 def step_seconds(lens: DiTLens, prompt: str, seed: int, sampling: Sampling, rows: int) -> float:

@@ -13,13 +13,14 @@ from torch import Tensor
 from dit_lens.errors import RunFailure
 from dit_lens.graph.check import CheckedEdit, CheckedRead
 from dit_lens.graph.energy import PatchMatched
-from dit_lens.graph.plan import Forward, Plan, Unit, Work, blocks_run
+from dit_lens.graph.plan import Forward, Plan, Unit, Work, blocks_run, blocks_until
 from dit_lens.graph.site import Material
 from dit_lens.model.adapters import StreamNorm, require_finite
 from dit_lens.model.hook_points import STREAMS, HookPoint
 from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.sampling import SampleBatch, denoise
 from dit_lens.model.traced import Place
+from dit_lens.run.joining import Joining
 from dit_lens.run.material import Materials, generator, measured
 from dit_lens.run.result import ReadValue
 from dit_lens.run.rows import as_before, as_tokens, joined, normed_as_before, reduced, stacked
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 RESIDUAL = ("resid_pre", "resid_post")
 """Where what is added stays: later blocks read it and add to it."""
+
+Who = tuple[int, int]
+"""(place among the rows of a forward, number of the branch)."""
 
 Event = tuple[int, int, HookPoint, str, str, int]
 """(row, step, hook point, branch, "edit" | "read" | "hold", which edit or read): one planned access."""
@@ -113,7 +117,7 @@ class UnitRun:
         else:
             attempt.commit()
             self.forwards += 1
-            self.on_forward(len(rows) * blocks_run(self.plan.graph, self.unit, forward))
+            self.on_forward(sum(blocks_run(self.plan.graph, self.unit, forward)))
             return
         # Outside the handler: the error's frames hold the tensors that did not fit.
         del attempt
@@ -123,8 +127,8 @@ class UnitRun:
 
     def _halves(self, forward: Forward) -> None:
         middle = len(forward.rows) // 2
-        for part in (forward.rows[:middle], forward.rows[middle:]):
-            self._forward(replace(forward, rows=part))
+        self._forward(forward.part(0, middle))
+        self._forward(forward.part(middle, len(forward.rows)))
 
     def batch_of(self, rows: Sequence[int]) -> SampleBatch:
         """Embeddings and schedule of rows, with their latents."""
@@ -187,9 +191,10 @@ class _Attempt:
         self.log: list[Event] = []
         self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
         self.reads: list[tuple[int, ReadValue]] = []
-        self.removed: dict[tuple[int, str], Tensor] = {}
-        self.displaced: dict[tuple[int, int, str], Tensor] = {}
-        self.owed: dict[tuple[int, int, str], Tensor] = {}
+        # By who is edited, (place among the rows, branch), and by stream; the last two by edit as well.
+        self.removed: dict[tuple[Who, str], Tensor] = {}
+        self.displaced: dict[tuple[Who, int, str], Tensor] = {}
+        self.owed: dict[tuple[Who, int, str], Tensor] = {}
         self.after: Tensor | None = None
         unit = unit_run.unit
         self.works: list[Work | None] = [unit.works.get((row, forward.step)) for row in forward.rows]
@@ -229,64 +234,70 @@ class _Attempt:
 
     def _velocity(self, inputs: Mapping[str, Any]) -> Tensor | None:
         forward, lens = self.forward, self.of.lens
-        points = {point for work in self.works if work for point in work.points}
-        # Whatever lies at the output of the last skipped block is served where its output is put together.
-        at_entry = {p for p in points if p.block == forward.entry - 1 and p.component == "resid_post"}
-        extra = [*self._skips(at_entry), *self._norms(points)]
+        touched = [
+            (point, entry)
+            for work, entry in zip(self.works, forward.entries, strict=True)
+            for point in (work.points if work else ())
+        ]
+        last = max((point for point, _ in touched), key=_key, default=None) if forward.stops else None
+        joining = Joining(
+            forward,
+            lens.num_blocks if last is None else blocks_until(last, lens.num_blocks),
+            len(self.of.branches),
+            lens.adapter,
+            held=self._held_behind,
+            edited=self._edited_behind,
+        )
+        extra = [*joining.places(), *self._norms(last)]
+        # What lies at the output of the last block that a row leaves out is served where the row joins.
+        points = {p for p, entry in touched if (p.component, p.block) != ("resid_post", entry - 1)}
         if not points and not extra:
             return lens.traced.forward(inputs)
         return lens.traced.traced_forward(
-            inputs, sorted(points - at_entry, key=_key), self._touch, stop=forward.stops, extra=extra
+            inputs,
+            sorted(points, key=_key),
+            self._touch,
+            stop=forward.stops,
+            extra=sorted(extra, key=lambda place: place.key),
+            rows_at=lambda point: len(self.of.branches) * forward.present(point.block),
         )
 
-    def _skips(self, at_entry: set[HookPoint]) -> list[Place]:
-        entry, step, unit = self.forward.entry, self.forward.step, self.of.unit
-        if entry == 0:
-            return []
-        streams = {}
-        for stream in STREAMS:
-            point = HookPoint("resid_post", entry - 1, stream)
-            if point in self.of.plan.graph.shapes:
-                clean = [unit.rows[row].group for row in self.forward.rows]
-                streams[stream] = joined(
-                    [self.of.take(g, step, point, branch) for branch in self.of.branches for g in clean]
-                )
-        adapter = self.of.lens.adapter
-
-        def output(_: Any) -> Any:
-            values = dict(streams)
-            for point in sorted(at_entry, key=_key):
-                assert point.stream is not None
-                if (new := self._touch(point, values[point.stream])) is not None:
-                    values[point.stream] = new
-            return adapter.bypass(entry - 1, values)[1]
-
-        def nothing_changed(_: Any) -> Any:
-            return adapter.bypass(entry - 1, streams)[1]
-
-        return [
-            Place(
-                (block, -1, 0),
-                adapter.bypass(block, streams)[0],
-                "skip",
-                output if block == entry - 1 else nothing_changed,
-                f"block {block}",
+    def _held_behind(self, members: Sequence[int], block: int) -> dict[str, Tensor]:
+        """What the unedited run has behind a block, for some of the forward's rows in each branch."""
+        of, step = self.of, self.forward.step
+        groups = [of.unit.rows[self.forward.rows[k]].group for k in members]
+        points = [HookPoint("resid_post", block, stream) for stream in STREAMS]
+        return {
+            str(point.stream): joined(
+                [of.take(g, step, point, branch) for branch in of.branches for g in groups]
             )
-            for block in range(entry)
-        ]
+            for point in points
+            if point in of.plan.graph.shapes
+        }
 
-    def _touch(self, point: HookPoint, tensor: Tensor) -> Tensor | None:
-        """Edits, reads and holds of all rows at a hook point; each row and branch on its own."""
-        rows, step = self.forward.rows, self.forward.step
+    def _edited_behind(self, members: Sequence[int], block: int) -> dict[str, Tensor]:
+        """The same, with what these rows edit right there, before they run through the next block."""
+        streams = self._held_behind(members, block)
+        for stream, value in streams.items():
+            point = HookPoint("resid_post", block, stream)
+            if (new := self._touch(point, value, members)) is not None:
+                streams[stream] = new
+        return streams
+
+    def _touch(self, point: HookPoint, tensor: Tensor, members: Sequence[int] | None = None) -> Tensor | None:
+        """Edits, reads and holds at a hook point of the rows that are present; each row and branch alone."""
+        step = self.forward.step
+        members = range(self.forward.present(point.block)) if members is None else members
         edited: Tensor | None = None
-        for k, (row, work) in enumerate(zip(rows, self.works, strict=True)):
+        for j, k in enumerate(members):
+            row, work = self.forward.rows[k], self.works[k]
             if work is None:
                 continue
             for b, branch in enumerate(self.of.branches):
-                i, spot = b * len(rows) + k, (point, branch)
+                i, spot = b * len(members) + j, (point, branch)
                 value = tensor[i : i + 1]
                 if edits := work.edits.get(spot):
-                    value = self._edited(edits, row, i, point, branch, value)
+                    value = self._edited(edits, row, (k, b), point, branch, value)
                     edited = tensor.clone() if edited is None else edited
                     edited[i : i + 1] = value
                 for trajectory, read in work.reads.get(spot, ()):
@@ -302,7 +313,7 @@ class _Attempt:
         self,
         edits: Sequence[CheckedEdit],
         row: int,
-        i: int,
+        who: Who,
         point: HookPoint,
         branch: str,
         value: Tensor,
@@ -313,25 +324,25 @@ class _Attempt:
             site, op = edit.sites[point]
             material = self.of.material(edit, row, step, point, branch)
             if "displaced" in op.welcomes and point.component in RESIDUAL:
-                new = self._displaced(edit, i, point, x, material)
+                new = self._displaced(edit, who, point, x, material)
             else:
                 new = op.apply(x, site, material)
             # An edit that changes nothing must not cost the last bits that norms done by hand cost.
             if op.ln_preserving and new is not x and not torch.equal(new, x):
                 assert point.stream is not None
-                before = self.removed.get((i, point.stream))
-                self.removed[i, point.stream] = x - new if before is None else before + (x - new)
+                before = self.removed.get((who, point.stream))
+                self.removed[who, point.stream] = x - new if before is None else before + (x - new)
             x = new
             self.log.append((row, step, point, branch, "edit", edit.index))
         return as_before(point, x, value)
 
     def _displaced(
-        self, edit: CheckedEdit, i: int, point: HookPoint, x: Tensor, material: Material
+        self, edit: CheckedEdit, who: Who, point: HookPoint, x: Tensor, material: Material
     ) -> Tensor:
         """The edit of a residual stream that takes back what it added to that stream at earlier blocks."""
         assert point.stream is not None
         site, op = edit.sites[point]
-        key = (i, edit.index, point.stream)
+        key = (who, edit.index, point.stream)
         before = self.displaced.get(key)
         material = replace(material, displaced=before, owed=self.owed.get(key))
         new = op.apply(x, site, material)
@@ -353,20 +364,19 @@ class _Attempt:
         )
 
     # ------------------------------------------------------------------------------- LayerNorm kept
-    def _norms(self, points: set[HookPoint]) -> list[Place]:
+    def _norms(self, last: HookPoint | None) -> list[Place]:
         """The LayerNorms behind edits that ask for the statistics of the token as it was."""
         first: dict[str, Any] = {}
         for work in self.works:
             for (point, _), edits in work.edits.items() if work else ():
                 if point.stream and any(edit.sites[point][1].ln_preserving for edit in edits):
                     first[point.stream] = min(first.get(point.stream, point.forward_key), point.forward_key)
-        if not first:
-            return []
-        end = max(map(_key, points)) if self.forward.stops else None
         return [
             Place(norm.key, norm.module, "through", self._preserving(norm), norm.module)
             for norm in self.of.lens.adapter.norms()
-            if norm.stream in first and norm.key > first[norm.stream] and (end is None or norm.key < end)
+            if norm.stream in first
+            and norm.key > first[norm.stream]
+            and (last is None or norm.key < _key(last))
         ]
 
     def _preserving(self, norm: StreamNorm) -> Callable[[Any], Any]:
@@ -375,9 +385,10 @@ class _Attempt:
         def serve(value: Any) -> Tensor | None:
             x, normed = value
             new: Tensor | None = None
-            for (i, stream), removed in self.removed.items():
+            for ((k, b), stream), removed in self.removed.items():
                 if stream == norm.stream:
                     new = normed.clone() if new is None else new
+                    i = b * self.forward.present(norm.block) + k
                     new[i : i + 1] = normed_as_before(module, x[i : i + 1], removed)
             return new
 

@@ -184,7 +184,7 @@ def run(
         arms_per_forward: most edited rows of one forward pass; None chooses by the image size. Halved when
             memory runs out.
         sham: whether an arm that is edited by nothing runs beside the others.
-        images: whether finished trajectories are decoded, each on its own.
+        images: whether finished trajectories are decoded; edited ones as many together as in a forward pass.
         keep: "all" latents, or the "final" ones.
         material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
         paths: given latents by the names that the graph's trajectories call them; no more and no fewer.
@@ -294,11 +294,17 @@ def _pictures(lens: DiTLens, done: UnitRun) -> dict[int, Image]:
     """Row → image, for every row that is denoised to the end; shams excepted."""
     wanted = (i for i, row in enumerate(done.unit.rows) if row.kind != "sham" and not row.borrows)
     paths = {i: _path(done, i) for i in wanted}
-    finished = {i: path[-1] for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)}
-    if not finished:
-        return {}
-    # Each alone: the rows beside it would change an image's last bits.
-    return dict(zip(finished, lens.decode(torch.cat(list(finished.values())), one_by_one=True), strict=True))
+    finished = [i for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)]
+    # Unedited ones alone, as they were denoised: the rows beside them would change their last bits.
+    arms = [i for i in finished if done.unit.rows[i].kind == "arm"]
+    size = done.limits.rows
+    together = [[i] for i in finished if i not in arms]
+    together += [arms[k : k + size] for k in range(0, len(arms), size)]
+    return {
+        i: image
+        for rows in together
+        for i, image in zip(rows, lens.decode(torch.cat([paths[i][-1] for i in rows])), strict=True)
+    }
 
 
 def _finished(
