@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.pixels import as_pixels
-from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC, read_image
+from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
     from dit_lens.methods.pixels import Images
@@ -20,21 +20,10 @@ Array = npt.NDArray[np.float64]
 
 
 class Reader(Protocol):
-    """Pictures → one value per attribute; `dit_lens.zoo.readout.AttributeReader` is one."""
+    """Pictures → one value per attribute, by the embedded CLIP (`dit_lens.zoo.readout.AttributeReader`) or by
+    the nearest rendering (`dit_lens.zoo.nearest.NearestRendering`)."""
 
     def read(self, images: Sequence[Any]) -> list[dict[str, str]]: ...
-
-
-class NearestRendering:
-    """A reader without a trained model: the scene whose rendering is nearest. Pictures of 48 × 48 only.
-
-    Exact on clean renderings. It is a second ruler beside the embedded CLIP, which a disrupted picture might
-    fool.
-    """
-
-    def read(self, images: Sequence[Any]) -> list[dict[str, str]]:
-        """The nearest value of every attribute, one dict per picture."""
-        return [read_image(pixels).attributes for pixels in as_pixels(images)]
 
 
 def asked_attributes(prompt: str) -> dict[str, str]:
@@ -79,6 +68,7 @@ def attribute_scores(
     Raises:
         BadInput: numbers that differ, a prompt outside the world, or the embedded CLIP is not there.
 
+    >>> from dit_lens.zoo.nearest import NearestRendering
     >>> from dit_lens.zoo.scenes import Scene, render
     >>> star = Scene("star", "red", "large", "on the left", "white", "plain")
     >>> scores = attribute_scores([render(star)], ["a red striped circle"], reader=NearestRendering())

@@ -63,7 +63,7 @@ def moves(
     Raises:
         BadInput: a prompt that names no attribute.
 
-    >>> from dit_lens.methods.attribute_scores import NearestRendering
+    >>> from dit_lens.zoo.nearest import NearestRendering
     >>> from dit_lens.zoo.scenes import Scene, render
     >>> red = Scene("star", "red", "large", "on the left", "white", "plain")
     >>> blue = red.with_(colour="blue")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dit_lens.zoo.nearest import NearestRendering
 from dit_lens.zoo.readout import AttributeReader
-from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC, Scene, read_image, render, sample_scenes
+from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC, Scene, render, sample_scenes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,5 +49,5 @@ def picture_accuracy(
     reader: AttributeReader, images: Sequence[Image.Image], truth: Sequence[Scene]
 ) -> dict[str, dict[str, float]]:
     """Accuracy of generated pictures by two rulers: the CLIP, and the nearest rendering (no model in it)."""
-    nearest = [read_image(np.asarray(i, dtype=np.float32) / 255).attributes for i in images]
+    nearest = NearestRendering().read(images)
     return {"clip": accuracy(reader.read(images), truth), "nearest_rendering": accuracy(nearest, truth)}

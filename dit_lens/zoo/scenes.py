@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -313,10 +314,9 @@ def read_image(image: np.ndarray) -> Scene:
         BACKGROUNDS, key=lambda b: float(np.abs(np.median(border, axis=0) - np.asarray(BACKGROUNDS[b])).sum())
     )
     ground = np.asarray(BACKGROUNDS[background], dtype=np.float32)
-    cover, shaded, keys = _bank()
+    cover, shaded, norms, keys = _bank()
     flat = image.reshape(-1, 3).astype(np.float32) - ground
     # error = |flat − (shaded·colour − cover·ground)|²; the cross terms are two matrix products per channel.
-    norms = (cover * cover).sum(1), (cover * shaded).sum(1), (shaded * shaded).sum(1)
     on_cover, on_shaded = cover @ flat, shaded @ flat
     best: tuple[float, str, int] | None = None
     for colour, rgb in COLOURS.items():
@@ -335,9 +335,18 @@ def read_image(image: np.ndarray) -> Scene:
     return Scene(shape, best[1], size, position, background, detail, jitter=jitter)
 
 
+class _Bank(NamedTuple):
+    """Every layout: coverage and coverage × shade [layouts, pixels], and what they sum to over pixels."""
+
+    cover: np.ndarray
+    shaded: np.ndarray
+    norms: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Coverage with itself, with coverage × shade, and the latter with itself, [layouts] each."""
+    keys: list[tuple[str, str, str, str, tuple[int, int]]]
+
+
 @lru_cache(maxsize=1)
-def _bank() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, str, str, tuple[int, int]]]]:
-    """Coverage and coverage × shade of every layout, [layouts, pixels], and the layouts themselves."""
+def _bank() -> _Bank:
     reach = range(-MAX_JITTER, MAX_JITTER + 1)
     jitters = list(itertools.product(reach, reach))
     keys = list(itertools.product(SHAPES, SIZES, POSITIONS, DETAILS, jitters))
@@ -347,7 +356,8 @@ def _bank() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str, str, str, tupl
         scene = Scene(shape, "red", size, position, "white", detail, jitter=jitter)
         cover[row] = _placed(_coverage(shape, size), scene, 0.0).ravel()
         shaded[row] = cover[row] * _placed(_shade(detail), scene, 1.0).ravel()
-    return cover, shaded, keys
+    norms = (cover * cover).sum(1), (cover * shaded).sum(1), (shaded * shaded).sum(1)
+    return _Bank(cover, shaded, norms, keys)
 
 
 # ------------------------------------------------------------------ partial captions

@@ -10,7 +10,6 @@ from PIL import Image
 from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Patch, Zero
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
-from dit_lens.methods.attribute_scores import NearestRendering
 from dit_lens.methods.carried import differences, margins
 from dit_lens.methods.measures import (
     ABSOLUTE,
@@ -24,6 +23,7 @@ from dit_lens.methods.measures import (
     rows_at_a_time,
 )
 from dit_lens.methods.metrics import METRICS, psnr, share_of_the_way, ssim
+from dit_lens.zoo.nearest import NearestRendering
 from dit_lens.zoo.scenes import SEMANTIC, Scene, render
 
 pytestmark = pytest.mark.pure

@@ -13,9 +13,10 @@ from PIL import Image
 
 from dit_lens.errors import BadInput
 from dit_lens.methods import metrics
-from dit_lens.methods.attribute_scores import NearestRendering, asked_attributes, attribute_scores
+from dit_lens.methods.attribute_scores import asked_attributes, attribute_scores
 from dit_lens.methods.frequency import band_change
 from dit_lens.methods.pixels import as_pixels
+from dit_lens.zoo.nearest import NearestRendering
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC, render, sample_scenes
 
 pytestmark = pytest.mark.pure

@@ -16,11 +16,11 @@ from dit_lens.errors import BadInput, RunFailure
 from dit_lens.graph.interventions import Clamp, Identity, Patch, Zero
 from dit_lens.methods import study as module
 from dit_lens.methods.arms import CLEAN, Arm, ArmEdit, BlockChannels, ablation_arm
-from dit_lens.methods.attribute_scores import NearestRendering
 from dit_lens.methods.measures import Measures, default_measures
 from dit_lens.methods.metrics import psnr, step_distance
 from dit_lens.methods.study import plan_study, run_study
 from dit_lens.run.cells import CellStore
+from dit_lens.zoo.nearest import NearestRendering
 from tests.oracles import pipeline_call
 
 pytestmark = pytest.mark.tiny

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
 from dit_lens.zoo import scenes
+from dit_lens.zoo.nearest import NearestRendering, scene_of
 from dit_lens.zoo.scenes import ATTRIBUTES, MAX_JITTER, Scene
 from dit_lens.zoo.world_data import to_uint8
 
@@ -39,6 +40,36 @@ def test_a_rendered_image_reads_back_to_its_scene_even_as_uint8(scene):
     image = scenes.render(scene)
     assert scenes.read_image(image) == scene
     assert scenes.read_image(to_uint8(image).astype(np.float32) / 255) == scene
+
+
+@given(any_scene, st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.3]))
+@settings(max_examples=15, deadline=None)
+def test_no_other_scene_on_its_background_is_nearer_to_a_noisy_image(scene, seed, noise):
+    dice = np.random.default_rng(seed)
+    image = scenes.render(scene)
+    image = np.clip(image + noise * dice.normal(size=image.shape), 0, 1).astype(np.float32)
+
+    def away(other):
+        return float(((scenes.render(other) - image).astype(np.float64) ** 2).sum())
+
+    found = scenes.read_image(image)
+    others = [other.with_(background=found.background) for other in scenes.sample_scenes(60, seed % 2**31)]
+    # Every single change of what was found, too: these are its nearest rivals.
+    rivals = [found.with_(**{name: value}) for name, values in ATTRIBUTES.items() for value in values]
+    least = away(found)
+    assert all(away(o) >= least - 1e-3 for o in (*others, scene, *rivals) if o.background == found.background)
+    assert scenes.read_image(image) == found
+
+
+def test_pictures_and_arrays_are_the_same_scene():
+    from PIL import Image
+
+    image = scenes.render(A_SCENE)
+    pictures = [image, image.astype(np.float64), Image.fromarray(to_uint8(image))]
+    assert [scene_of(picture) for picture in pictures] == [A_SCENE] * 3
+    assert NearestRendering().read(pictures) == [A_SCENE.attributes] * 3
+    with pytest.raises(BadInput, match="48, 48, 3"):
+        scene_of(Image.new("RGB", (16, 16)))
 
 
 @given(any_scene)

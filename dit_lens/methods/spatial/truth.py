@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from dit_lens.errors import BadInput
 from dit_lens.methods.spatial.masks import Grid, Mask, require_partial
 
@@ -101,14 +99,14 @@ class SceneTruth:
                 parse_caption(sample.prompt)
 
     def find(self, sample: Subject) -> Mask:
-        from dit_lens.methods.pixels import as_pixels
-        from dit_lens.zoo.scenes import parse_caption, read_image, subject_mask
+        from dit_lens.zoo.nearest import scene_of
+        from dit_lens.zoo.scenes import parse_caption, subject_mask
 
         if self.of == CAPTION:
             scene = parse_caption(sample.prompt)
         else:
             assert sample.picture is not None
-            scene = read_image(as_pixels([sample.picture])[0].astype(np.float32))
+            scene = scene_of(sample.picture)
         return Mask.from_pixels(subject_mask(scene), sample.grid, about=self.name)
 
 

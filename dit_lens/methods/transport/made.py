@@ -119,10 +119,10 @@ class Made:
         if case.mask is None or not set(WITH_A_MASK) & set(self.measures.names):
             return None
         if case.mask == SUBJECT:
-            from dit_lens.methods.pixels import as_pixels
-            from dit_lens.zoo.scenes import read_image, subject_mask
+            from dit_lens.zoo.nearest import scene_of
+            from dit_lens.zoo.scenes import subject_mask
 
-            return subject_mask(read_image(as_pixels([source])[0].astype(np.float32)))
+            return subject_mask(scene_of(source))
         from dit_lens.methods.spatial import Mask
 
         assert isinstance(case.mask, Mask)

@@ -8,12 +8,12 @@ import pytest
 import dit_lens as dl
 from dit_lens.errors import BadInput
 from dit_lens.methods.measures import WITH_A_MASK, Measures
-from dit_lens.methods.pixels import as_pixels
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.questions import Setting
 from dit_lens.methods.spatial import Mask
 from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor, family_carries
-from dit_lens.zoo.scenes import read_image, subject_mask
+from dit_lens.zoo.nearest import scene_of
+from dit_lens.zoo.scenes import subject_mask
 
 pytestmark = pytest.mark.tiny
 
@@ -77,8 +77,7 @@ def test_what_is_carried_at_the_subjects_tokens_changes_the_picture_there(embedd
     ]  # fmt: skip
     sources = lens.generate([source for source, _ in pairs], seeds=[0], progress=False, **how).images
     for (source, target), picture in zip(pairs, sources, strict=True):
-        scene = read_image(as_pixels([picture])[0].astype(np.float32))
-        mask = Mask.from_pixels(subject_mask(scene), lens.token_grid())
+        mask = Mask.from_pixels(subject_mask(scene_of(picture)), lens.token_grid())
         assert not mask.is_empty and not mask.is_full
         carries = family_carries(setting, ["massive", "all"], tokens=mask)
         found = study(lens, mask, carries=carries, prompts=(target, source), **how).run(progress=False)
