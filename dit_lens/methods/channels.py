@@ -107,7 +107,7 @@ class ChannelStatistics:
         left out. Raises `BadInput` for a statistic, stream, branch or step that does not exist.
 
         >>> profile = stats.profile("abs_mean", steps="2:")
-        >>> profile.shape, int(profile.sel(block=4).argmax())
+        >>> profile.shape, int(profile.sel(block=4).values.argmax())
         ((8, 128), 60)
         """
         self._require("statistic", statistic, STATISTICS)
@@ -343,9 +343,10 @@ def discover(
         BadInput: no prompts, duplicate seeds, a k beyond the width – before any forward pass.
         RunFailure: NaN or infinity in an activation, naming step, branch and hook point.
 
-    >>> stats = dl.discover(lens, ["a red circle on white"], seeds=[0, 1], sampling={"steps": 4})
-    >>> stats.select(top_k=4).channels
-    (0, 29, 34, 45, 60, 65)
+    >>> prompts = ["a large red circle on a white background", "a small blue star on a black background"]
+    >>> stats = dl.discover(lens, prompts, seeds=[0, 1], sampling={"steps": 4})
+    >>> stats.select(top_k=2).blocks[3]
+    (60, 34)
     """
     captions = captions_of(prompts)
     noise = distinct_seeds(seeds)
