@@ -123,6 +123,7 @@ class Arm:
     Args:
         name: unique in a study; letters, digits, `.`, `_`, `-`: "random-3", "massive.block-2".
         family: "massive", or the kind of control: what is compared with what.
+        edits: what is done to the trajectory; none for the unedited one, `CLEAN`.
         draw: which draw of the family, for families that involve chance.
         protocol: "all_blocks", "single_block" or "single_cell" (one block at one step).
         block, step, k: coordinates of this arm, where it has them; `k` counts channels per block.
@@ -132,6 +133,10 @@ class Arm:
     Raises:
         BadInput: a name that is no file name, an unknown protocol or readout, a step readout without a step
         or with an edit at other steps.
+
+    >>> halving = ArmEdit("blocks.4.resid_post.image", {"op": "scale", "factor": 0.5}, [60])
+    >>> Arm("halved", "massive", (halving,)).family
+    'massive'
     """
 
     name: str
@@ -179,7 +184,11 @@ class Arm:
         return any(edit.donor for edit in self.edits)
 
     def as_data(self) -> dict[str, Any]:
-        """What determines the result: the edits and the readout; not the name, nor what it stands for."""
+        """What determines the result: the edits and the readout; not the name, nor what it stands for.
+
+        >>> CLEAN.as_data()
+        {'edits': [], 'readout': 'final'}
+        """
         data: dict[str, Any] = {"edits": [edit.as_data() for edit in self.edits], "readout": self.readout}
         return {**data, "step": self.step} if self.readout == "step" else data
 
@@ -205,9 +214,12 @@ def ablation_arm(
     """An arm with one edit of a channel set at its blocks, or at some of them.
 
     Args:
+        name, family: of the `Arm`.
         channels: as in `ArmEdit`; None means all.
+        op: the edit, its name or its plain data.
         at: hook points; `blocks.*` in them stands for `blocks`, where those are given.
         blocks: the blocks to edit; None for all that `at` names.
+        steps, branch, tokens, donor: of the `ArmEdit`.
         coordinates: further fields of `Arm`: draw, protocol, block, step, k, readout.
 
     What lies outside `blocks` is left out of the arm, so that arms which do the same are the same.
@@ -237,9 +249,11 @@ def ablation_arm(
 
 
 def control_arm(control: Control, *, name: str | None = None, **options: Any) -> Arm:
-    """A matched control as an arm; `options` are those of `ablation_arm`.
+    """A matched `control` as an arm; `options` are those of `ablation_arm`, `name` that of the control.
 
-    >>> [control_arm(c).name for c in dl.controls(massive, stats, "random", draws=2)]   # doctest: +SKIP
+    Raises `BadInput` as `ablation_arm`.
+
+    >>> [control_arm(c).name for c in dl.controls(massive, stats, "random", draws=2)]
     ['random-0', 'random-1']
     """
     return ablation_arm(
