@@ -294,20 +294,20 @@ def default_measures(
     clip: Scorer | str | None = None,
     lpips: Lpips | str | os.PathLike[str] | None = None,
 ) -> Measures:
-    """The metrics that can be measured on a model: on an embedded one all that need no mask.
+    """The metrics that can be measured on a `lens`: on an embedded model all that need no mask.
 
     On other models attributes cannot be read, and prompt alignment needs a CLIP: `clip` is a scorer, or the
     hub id or folder of a CLIP. LPIPS is measured where it is asked for, by name or by its weights, and not
     where they merely lie in the cache: the same request gives the same metrics on every machine.
 
     Args:
-        names: those to measure; None for all that can be.
+        names: those to measure; None for all that can be. Units and directions: `dit_lens.methods.metrics`.
         lpips: weights for `lpips`, as in `dit_lens.methods.lpips.Lpips`, or one that is loaded.
 
     Raises:
         BadInput: a metric that is unknown or cannot be measured on this model.
 
-    >>> default_measures(lens, ["ssim", "alignment"]).names          # doctest: +SKIP
+    >>> default_measures(lens, ["ssim", "alignment"]).names
     ('ssim', 'alignment')
     """
     from dit_lens import zoo
