@@ -111,7 +111,7 @@ class StudyResult:
         return OWN
 
     def table(self, name: str) -> pd.DataFrame:
-        """One tidy table, for `dl.plots`: see `study_table`."""
+        """One tidy table by `name`, for `dl.plots`: see `study_table`."""
         return study_table(self, name)
 
     def _repr_html_(self) -> str:
