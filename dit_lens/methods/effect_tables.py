@@ -39,8 +39,9 @@ def compare(
     """Effects of one treatment arm against each control, for each metric (and map cell), corrected together.
 
     Args:
-        table: columns arm, prompt, seed, metric, value (and those in `by`), each of the same length: a pandas
-            DataFrame or a mapping of columns.
+        table: columns arm, prompt, seed, metric, value (and those in `by`), each of the same length: a
+            pandas DataFrame or a mapping of columns.
+        treatment: its arm.
         controls: control name → its arm, or its arms where it was drawn several times. Draws are averaged
             per prompt; with five or more the note also ranks the treatment among them.
         metrics: those to compare; by default all in the table.
@@ -48,6 +49,10 @@ def compare(
         prompts: those to judge on (the held-out ones); by default all.
         direction: for each metric, which end is extreme in the rank among draws; `greater` by default.
         correction: over all effects returned: `holm`, `benjamini-hochberg` (exploratory maps) or `none`.
+        confidence: of the intervals, in (0, 1).
+        method: of the intervals: `bca` or `percentile`.
+        resamples: of the bootstrap, and of the sign flips where not all of them are tried.
+        seed: of both.
 
     Returns:
         {(metric, control, *coordinates): Effect}, in the order of metrics, controls and table.
