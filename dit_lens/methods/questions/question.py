@@ -31,10 +31,16 @@ class Setting:
     Args:
         massive: the treatment's channels, chosen on calibration prompts.
         stats: the statistics they were chosen from.
+        num_blocks, num_steps: of the model, and of the sampling.
+        stream: "image" or "context", where the edits act.
         op, steps, branch: the edit of the massive channels, and where it acts.
         controls: kind of control → draws; kinds that a question has no use for are left alone.
         doses: numbers of channels per block for dose–response.
         seed: of the controls' draws.
+
+    >>> setting = dl.Setting(massive, stats, num_blocks=8, num_steps=4, controls={"random": 2})
+    >>> [arm.name for arm in dl.QUESTIONS["disruption"].arms(setting)]
+    ['clean', 'massive', 'random-0', 'random-1']
     """
 
     massive: ChannelSet
