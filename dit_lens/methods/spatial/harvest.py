@@ -60,7 +60,9 @@ class SegmentedSample:
         Raises:
             BadInput: none, or several.
 
-        >>> sample.at(block=7, step=19)                                # doctest: +SKIP
+        >>> sample = dl.segment_prompt(lens, massive, prompts[0], steps=[1, 3], sampling={"steps": 4})
+        >>> sample.at(block=7, step=3).grid
+        (12, 12)
         """
         asked = {"family": family, **coordinates}
         fields = [each.name for each in dataclass_fields(Place)]
@@ -251,10 +253,24 @@ def segment_prompt(
 ) -> SegmentedSample:
     """One picture and its masks by one channel set (the family `massive`), for a first look.
 
-    Arguments and errors as in `plan_harvest`; `channels` is a `ChannelSet` or {block: channel numbers}.
+    Tokens are clustered by those channels, one cluster is the subject: claim 2 of arXiv 2605.13974.
 
-    >>> seen = segment_prompt(lens, massive, "a large red circle", steps=[5])       # doctest: +SKIP
-    >>> seen.at(block=7, step=5).overlay(seen.picture).save("subject.png")          # doctest: +SKIP
+    Args:
+        lens: the model.
+        channels: a `ChannelSet` or {block: channel numbers}.
+        prompt: one caption, run with one `seed`.
+        blocks, steps: those to look at; by default all blocks, and the last step.
+        branch: "cond" or "uncond".
+        how: clusters, scaling and the rule that picks the subject; see `Clustering`.
+        sampling: a `Sampling`, or some of its fields over the model's defaults.
+
+    Raises:
+        BadInput: as `plan_harvest`. RunFailure: an activation is NaN or infinite.
+
+    >>> seen = segment_prompt(lens, massive, prompts[0], steps=[1], sampling={"steps": 4})
+    >>> subject = seen.at(block=7, step=1)
+    >>> subject.overlay(seen.picture).size, 0.1 < subject.share < 0.6
+    ((48, 48), True)
     """
     if not isinstance(prompt, str):
         raise BadInput(f"prompt is {prompt!r}; give one caption. spatial_study takes many.")
