@@ -69,9 +69,12 @@ class Mask:
     # ------------------------------------------------------------------------------ making
     @classmethod
     def from_tokens(cls, tokens: Iterable[int], grid: Grid, *, image_size: Grid | None = None) -> Mask:
-        """The mask of these token numbers, counted along the rows from the top left.
+        """The mask of these `tokens` of a `grid` (rows, columns), counted along the rows from the top left.
 
-        Raises `BadInput` for a token that the grid does not have.
+        `image_size` as in `Mask`. Raises `BadInput` for a token that the grid does not have.
+
+        >>> Mask.from_tokens([1, 3], (2, 2)).tolist()
+        [[False, True], [False, True]]
         """
         chosen = [int(token) for token in tokens]
         total = grid[0] * grid[1]
@@ -87,8 +90,8 @@ class Mask:
         """The mask of pixels [height, width] on a token grid.
 
         A token belongs to it when at least `threshold` of its pixels do. A pixel does when it is true; for
-        numbers, when it reaches half of the range, which is 0 to 1 for floats and 0 to 255 for integers (0 to
-        1 where they hold nothing else). Nothing is resized.
+        numbers, when it reaches half of the range, which is 0 to 1 for floats and 0 to 255 for integers (0
+        to 1 where they hold nothing else). Nothing is resized. `about` as in `Mask`.
 
         Raises `BadInput` for another layout or range, a size that the grid does not divide, or a threshold
         outside (0, 1].
@@ -122,10 +125,12 @@ class Mask:
 
     @property
     def is_empty(self) -> bool:
+        """Whether no token belongs to it."""
         return not self.values.any()
 
     @property
     def is_full(self) -> bool:
+        """Whether every token belongs to it."""
         return bool(self.values.all())
 
     def tolist(self) -> list[list[bool]]:
@@ -161,7 +166,14 @@ class Mask:
 
     # ------------------------------------------------------------------------------ combining
     def union(self, *others: Mask) -> Mask:
-        """Tokens of any of them. Raises `BadInput` for masks of different grids or image sizes."""
+        """Tokens of any of `others` or of its own.
+
+        Raises `BadInput` for masks of different grids or image sizes.
+
+        >>> left, top = Mask.from_tokens([0, 2], (2, 2)), Mask.from_tokens([0, 1], (2, 2))
+        >>> left.union(top).tokens, left.intersection(top).tokens, left.difference(top).tokens
+        ((0, 1, 2), (0,), (2,))
+        """
         return self._with(np.logical_or, others)
 
     def intersection(self, *others: Mask) -> Mask:
@@ -177,7 +189,13 @@ class Mask:
         return replace(self, values=~self.values, about="")
 
     def dilate(self, tokens: int = 1) -> Mask:
-        """Grown by so many tokens up, down, left and right; 0 leaves it as it is."""
+        """Grown by so many `tokens` up, down, left and right; 0 leaves it as it is.
+
+        Raises `BadInput` for a number below 0.
+
+        >>> Mask.from_tokens([4], (3, 3)).dilate().tokens
+        (1, 3, 4, 5, 7)
+        """
         from scipy.ndimage import binary_dilation
 
         if isinstance(tokens, bool) or not isinstance(tokens, (int, np.integer)) or tokens < 0:
@@ -209,6 +227,9 @@ class Mask:
         """The mask as pixels, bool [height, width], a rectangle per token; by default at its image's size.
 
         Raises `BadInput` for no size, or one that the grid does not divide or the mask was not made for.
+
+        >>> int(Mask.from_tokens([0], (2, 2)).to_pixels(height=4, width=4).sum())
+        4
         """
         height, width = self._size(height, width)
         return self.values.repeat(height // self.grid[0], axis=0).repeat(width // self.grid[1], axis=1)
@@ -255,10 +276,14 @@ class Mask:
 
     # ------------------------------------------------------------------------------ files
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the mask, whole or not at all: `.json` (everything) or `.png` (pixels, white is the mask).
+        """Write the mask to `path`: `.json` (everything) or `.png` (pixels, white is the mask).
 
         Raises `BadInput` for another suffix, or a PNG of a mask without an image size; `RunFailure` when the
-        place cannot be written.
+        place cannot be written, whole or not at all.
+
+        >>> corner = Mask.from_tokens([0], (2, 2))
+        >>> Mask.load(corner.save("corner.json")) == corner
+        True
         """
         path = Path(path)
         suffix = _suffix(path)
