@@ -51,8 +51,9 @@ def encode(lens: DiTLens, pictures: Tensor | Sequence[Tensor]) -> Tensor:
         BadInput: a wrong shape, a size that does not fit the model, or values out of range.
         RunFailure: out of memory, or latents that are not finite.
 
-    >>> encode(lens, [read_picture("cat.png", lens)]).shape           # doctest: +SKIP
-    torch.Size([1, 8, 24, 24])
+    >>> pictures = [dl.read_picture(image, lens) for image in trajectory.images]
+    >>> encode(lens, pictures).shape
+    torch.Size([2, 8, 24, 24])
     """
     rows = list(pictures)
     if not rows:
@@ -108,11 +109,13 @@ def noised_path(
 
     x_σ = (1 − σ) x₀ + σ ε, where ε is the noise that the pipeline would start from for that seed. `prompts`
     and `seeds` are one for all rows or one per row; `prompts` condition what is harvested along the path.
+    `sampling` gives the schedule, the model's default unless given; `origin` is what results call the path.
 
     Raises:
         BadInput: latents that do not fit the sampling, or another number of prompts or seeds than of rows.
 
-    >>> noised_path(lens, latents, "a red circle", seeds=[0])[0].latents.shape       # doctest: +SKIP
+    >>> latents = encode(lens, [dl.read_picture(trajectory.images[0], lens)])
+    >>> noised_path(lens, latents, "a red circle", seeds=[0])[0].latents.shape       # a state per sigma
     torch.Size([21, 8, 24, 24])
     """
     sampling = sampling or lens.defaults
@@ -171,22 +174,25 @@ def inverted_path(
     """Undo the sampler's Euler steps from clean latents [rows, C, h, w] back to noise; a path per row.
 
     The step x → x + Δσ v(x, σ) has no inverse in closed form: the velocity belongs to the x that is sought.
-    With `iterations=0` the velocity at the step's end stands in for it: plain Euler backwards. Each iteration
-    then solves the equation better (arXiv:2312.12540, with the acceleration of arXiv:2309.04907); it ends
-    early where every row's step leads back within `tolerance`, relative, or within the dtype's rounding.
-    `prompts` condition the velocity ("" is the empty prompt). Guidance is left out unless `guided` asks for
-    the sampling's own: it makes steps that are harder to undo.
+    With `iterations=0` the velocity at the step's end stands in for it: plain Euler backwards. Each
+    iteration then solves the equation better (arXiv:2312.12540, with the acceleration of arXiv:2309.04907);
+    it ends early where every row's step leads back within `tolerance`, relative, or within the dtype's
+    rounding. `prompts` condition the velocity ("" is the empty prompt). Guidance is left out unless `guided`
+    asks for the sampling's own: it makes steps that are harder to undo. `sampling` is the model's default
+    unless given; `origin` is what results call the paths.
 
     Sampling contracts: starts far apart lead to one picture, so the noise found is one that leads there, not
-    the only one, and its last bits weigh. Rows therefore go through one by one, and a picture's path does not
-    depend on its company; `batch_size` (None: the lens's own) trades that for speed.
+    the only one, and its last bits weigh. Rows therefore go through one by one, and a picture's path does
+    not depend on its company; `batch_size` (None: the lens's own) trades that for speed.
 
     Raises:
         BadInput: latents that do not fit the sampling, or a number out of range; before any forward pass.
         RunFailure: the inversion diverges, or memory runs out.
 
-    >>> inverted_path(lens, latents, "a red circle").reconstruction_psnr             # doctest: +SKIP
-    (74.2,)
+    >>> latents = encode(lens, [dl.read_picture(trajectory.images[0], lens)])
+    >>> inverted = inverted_path(lens, latents, "a red circle", sampling=lens.sampling(steps=4))
+    >>> inverted.reconstruction_psnr[0] > 40                             # dB
+    True
     """
     from dit_lens.model.lens import require_batch_size
 
