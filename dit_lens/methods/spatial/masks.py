@@ -134,7 +134,11 @@ class Mask:
         return bool(self.values.all())
 
     def tolist(self) -> list[list[bool]]:
-        """Nested lists of truth values, what the graph reads as a mask of image tokens."""
+        """Nested lists of truth values, what the graph reads as a mask of image tokens.
+
+        >>> Mask.from_tokens([1], (1, 2)).tolist()
+        [[False, True]]
+        """
         rows: list[list[bool]] = self.values.tolist()
         return rows
 
@@ -257,6 +261,9 @@ class Mask:
             opacity: of the tint, 0 to 1; the outline is drawn in full.
 
         Raises `BadInput` for a picture of another size, or values out of range.
+
+        >>> Mask.from_tokens([0], (2, 2)).overlay(np.zeros((4, 4, 3), dtype=np.uint8)).size
+        (4, 4)
         """
         from PIL import Image as images
         from scipy.ndimage import binary_erosion
@@ -276,10 +283,10 @@ class Mask:
 
     # ------------------------------------------------------------------------------ files
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the mask to `path`: `.json` (everything) or `.png` (pixels, white is the mask).
+        """Write the mask to `path`, whole or not at all.
 
-        Raises `BadInput` for another suffix, or a PNG of a mask without an image size; `RunFailure` when the
-        place cannot be written, whole or not at all.
+        As `.json` (everything) or `.png` (pixels, white is the mask). Raises `BadInput` for another suffix,
+        or a PNG of a mask without an image size; `RunFailure` when the place cannot be written.
 
         >>> corner = Mask.from_tokens([0], (2, 2))
         >>> Mask.load(corner.save("corner.json")) == corner
