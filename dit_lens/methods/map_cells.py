@@ -267,12 +267,15 @@ def cells_frame(
 class EffectMap:
     """Effect of an edit in every block × step cell, for a channel set and its controls. Exploratory.
 
-    `values`, `ci_low`, `ci_high`: family → float64 [block, step], mean over prompts with its bootstrap
-    interval, in the metric's unit. `comparisons`: control → treatment − control with sign-flip p and p over
-    all cells (Benjamini–Hochberg). `cells` holds the values of every prompt.
+    Fields: `values`, `ci_low`, `ci_high`, family → float64 [block, step], mean over prompts with its
+    bootstrap interval, in the metric's unit; `comparisons`, control → treatment − control with sign-flip p
+    and p over all cells (Benjamini–Hochberg); `cells`, the values of every prompt; `readout`, "step" or
+    "final"; `sigmas`, the noise level of every step of the schedule.
 
-    >>> found.values["massive"].shape, found.comparisons["random"].p_adjusted.min()    # doctest: +SKIP
-    ((8, 20), 0.004)
+    >>> cells = MapCells("velocity", blocks=(3, 4), steps=(0,), prompts=("a", "b"),
+    ...                  values={"massive": np.array([[[2.0], [3.0]], [[1.0], [4.0]]])})
+    >>> EffectMap.of(cells, "step").values["massive"].tolist()
+    [[1.5], [3.5]]
     """
 
     cells: MapCells
@@ -293,7 +296,10 @@ class EffectMap:
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> EffectMap:
-        """The map of these cells; `resamples` and `seed` are those of intervals and sign flips."""
+        """The map of these `cells`; `resamples` and `seed` are those of intervals and sign flips.
+
+        `readout` and `sigmas` as in `EffectMap`.
+        """
         how: dict[str, Any] = {"resamples": resamples, "seed": seed}
         ends = {family: intervals(values, **how) for family, values in cells.values.items()}
         controls = [family for family in cells.families if family != TREATMENT]
@@ -309,18 +315,27 @@ class EffectMap:
 
     @property
     def metric(self) -> str:
+        """The metric, a key of `dit_lens.methods.metrics.METRICS`."""
         return self.cells.metric
 
     @property
     def blocks(self) -> tuple[int, ...]:
+        """Blocks of the map, its rows."""
         return self.cells.blocks
 
     @property
     def steps(self) -> tuple[int, ...]:
+        """Denoising steps of the map, its columns."""
         return self.cells.steps
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per family and cell: see `cells_frame`; with the interval of each mean beside it."""
+        """One row per family and cell: see `cells_frame`; with the interval of each mean beside it.
+
+        >>> found = dl.effect_map(lens, massive, held_out, controls={"quiet": [5]}, blocks=[3], steps=[0],
+        ...                       sampling=lens.sampling(steps=4))
+        >>> found.to_frame()[["family", "block", "step"]].values.tolist()
+        [['massive', 3, 0], ['quiet', 3, 0]]
+        """
         frame = cells_frame(self.cells, tuple(self.comparisons.values()), sigmas=self.sigmas)
         at = [
             (family, self.blocks.index(block), self.steps.index(step))
@@ -337,7 +352,10 @@ class EffectMap:
         return (f"{self.readout}_map",)
 
     def table(self, name: str) -> pd.DataFrame:
-        """`to_frame()`, for `dl.plots.effect_map`. Raises `BadInput` for another name."""
+        """`to_frame()`, for `dl.plots.effect_map`.
+
+        Raises `BadInput` for a `name` that `table_names` does not have.
+        """
         if name not in self.table_names:
             raise BadInput(f"This map is no {name!r}; its one table is {self.table_names[0]!r}.")
         return self.to_frame()
