@@ -169,10 +169,11 @@ def run_study(
 ) -> StudyResult:
     """Run arms on prompts × seeds and measure each against the unedited run.
 
-    A killed study continues from its store, and then gives the same numbers, bit for bit, as one that was not
-    killed: results of one graph are stored together or not at all.
+    A killed study continues from its store, and then gives the same numbers, bit for bit, as one that was
+    not killed: results of one graph are stored together or not at all.
 
     Args:
+        lens: the model.
         arms: of different names; those that do the same share their results.
         prompts, seeds: each once.
         measures: what to measure, see `default_measures`.
@@ -185,14 +186,18 @@ def run_study(
             stored.
         images: says which pictures `on_image` is to get; all that are made by default. A known result whose
             picture it asks for is run again for the picture.
-        progress: whether a bar is drawn. say: gets a line about results that were known or damaged.
+        progress: whether a bar is drawn.
+        say: gets a line about results that were known or damaged.
 
     Raises:
         BadInput: an arm, prompt, seed, donor or metric that does not fit the model; before any forward pass.
         RunFailure: an activation is NaN or infinite, memory does not suffice, the disk is full.
 
-    >>> arms = [CLEAN, ablation_arm("massive", "massive", massive, Zero())]              # doctest: +SKIP
-    >>> run_study(lens, arms, ["a red circle"], [0], measures=default_measures(lens))    # doctest: +SKIP
+    >>> arms = [dl.CLEAN, dl.ablation_arm("massive", "massive", massive, dl.Zero())]
+    >>> found = run_study(lens, arms, held_out, [0], measures=dl.default_measures(lens, ["ssim"]),
+    ...                   sampling={"steps": 4})
+    >>> found.effects[["arm", "metric"]].values.tolist()
+    [['massive', 'ssim']]
     """
     from dit_lens.model.progress import ProgressBar
     from dit_lens.run.runner import run
