@@ -80,12 +80,15 @@ def observe(
     it).
 
     Raises:
-        BadInput: no such point or step; before any forward pass. RunFailure: an activation is NaN or
-        infinite, or a planned read did not happen exactly once at its step.
+        BadInput: no such point or step; before any forward pass.
+        RunFailure: an activation is NaN or infinite, or a planned read did not happen exactly once at its
+            step.
 
     >>> seen = []
-    >>> observe(lens, batch, lens.hook_points.select("blocks.*.resid_post.image"),   # doctest: +SKIP
-    ...         lambda at, x: seen.append((at.step, x.abs().max().item())))
+    >>> batch, points = lens.prepare("a red circle"), lens.hook_points.select("blocks.*.resid_post.image")
+    >>> done = observe(lens, batch, points, lambda at, x: seen.append((at.point.block, at.branch)), steps=[0])
+    >>> seen[:3]
+    [(0, 'uncond'), (0, 'cond'), (1, 'uncond')]
     """
     if not points:
         raise BadInput("No hook point to observe was given; see lens.hook_points for what there is.")
@@ -173,8 +176,8 @@ def run(
     """Run an intervention graph: every trajectory, edited as declared, and what was read of it.
 
     All trajectories of one prompt and seed share their noise, embeddings and schedule, and the unedited one
-    always runs. What is known is not computed again: an edited trajectory starts from the unedited latents of
-    its first edited step, behind the last block that it shares with the unedited one. With
+    always runs. What is known is not computed again: an edited trajectory starts from the unedited latents
+    of its first edited step, behind the last block that it shares with the unedited one. With
     `arms_per_forward=1` the result equals edits of the plain pipeline bit for bit (float32, CPU); larger
     batches change the last bits, by as much as `result.proof.sham_difference` says.
 
@@ -184,7 +187,7 @@ def run(
         arms_per_forward: most edited rows of one forward pass; None chooses by the image size. Halved when
             memory runs out.
         sham: whether an arm that is edited by nothing runs beside the others.
-        images: whether finished trajectories are decoded; edited ones as many together as in a forward pass.
+        images: whether finished trajectories are decoded, each on its own.
         keep: "all" latents, or the "final" ones.
         material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
         paths: given latents by the names that the graph's trajectories call them; no more and no fewer.
@@ -194,15 +197,16 @@ def run(
         progress: whether a progress bar is drawn.
 
     Raises:
-        BadInput: the graph does not fit the model; before any forward pass. RunFailure: an activation is NaN
-        or infinite, memory does not suffice for one row, or a planned access did not happen exactly once.
+        BadInput: the graph does not fit the model; before any forward pass.
+        RunFailure: an activation is NaN or infinite, memory does not suffice for one row, or a planned
+            access did not happen exactly once.
 
-    >>> import dit_lens as dl
     >>> g = dl.InterventionGraph(sampling={"steps": 4})
     >>> arm = g.trajectory(prompt="a large red circle", seed=0)
-    >>> g.edit(arm, at="blocks.*.resid_post.image", channels=[3], op="zero")
-    >>> dl.run(dl.load("shapes-sd3"), g)[arm].latents.shape        # doctest: +SKIP
-    torch.Size([5, 12, 24, 24])
+    >>> g.edit(arm, at="blocks.*.resid_post.image", channels=massive, op="zero")
+    >>> result = dl.run(lens, g)
+    >>> result[arm].latents.shape, result[arm].image.size
+    (torch.Size([5, 8, 24, 24]), (48, 48))
     """
     if keep not in KEPT:
         raise BadInput(f"keep is {keep!r}; there are: {', '.join(KEPT)}.")
