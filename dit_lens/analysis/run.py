@@ -64,8 +64,11 @@ def run_analysis(
             computed or written then.
         RunFailure: the run failed; its folder keeps the finished stages, and `run.json` says why it ended.
 
-    >>> run_analysis("massive_activations", overrides=["sampling.steps=8"])     # doctest: +SKIP
-    PosixPath('reports/massive_activations')
+    >>> spec = {"model": "shapes-sd3", "prompts": ["a red circle on white"], "seeds": [0],
+    ...         "sampling": {"steps": 2}, "sections": ["spectrum"]}
+    >>> folder = run_analysis(spec, "quick", lens=lens)
+    >>> (folder / "report.html").is_file()
+    True
     """
     say = say or _silent
     spec = read_spec(source, overrides)
