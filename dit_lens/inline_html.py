@@ -89,14 +89,20 @@ def preformatted(text: str) -> Markup:
 def thumbnails(pictures: Sequence[tuple[str, Image]], most: int = MOST_PICTURES) -> Markup:
     """Return pictures side by side over their labels; those beyond `most` are counted, not shown.
 
-    Each is at most 128 pixels wide and high, and carried inside the HTML.
+    Each is 128 pixels wide, with its pixels kept where it is smaller, and carried inside the HTML.
     """
     shown = Markup("").join(
         Markup(
             "<figure style='display:inline-block;margin:.3em .6em .3em 0;width:{}px;vertical-align:top'>"
-            "<img src='{}' alt='{}' style='max-width:100%'>"
+            "<img src='{}' alt='{}' style='width:100%{}'>"
             "<figcaption style='font-size:85%;overflow-wrap:anywhere'>{}</figcaption></figure>"
-        ).format(LONGEST, data_uri(picture, LONGEST), label, shortened(label, 90))
+        ).format(
+            LONGEST,
+            data_uri(picture, LONGEST),
+            label,
+            ";image-rendering:pixelated" if max(picture.size) < LONGEST else "",
+            shortened(label, 90),
+        )
         for label, picture in pictures[:most]
     )
     rest = f"… and {len(pictures) - most:,} more pictures" if len(pictures) > most else ""

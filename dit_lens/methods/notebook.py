@@ -81,7 +81,8 @@ def effect_map_html(found: EffectMap) -> str:
 def study_html(result: StudyResult) -> str:
     """Means over prompts and seeds, one row per arm; every other number is in `effects`."""
     effects = result.effects
-    metrics = list(dict.fromkeys(effects["metric"]))
+    # Single attributes are many, and their mean is a metric of its own.
+    metrics = [name for name in dict.fromkeys(effects["metric"]) if not name.startswith("attribute.")]
     means = effects.pivot_table(index="arm", columns="metric", values="value", aggfunc="mean", sort=False)
     rows: list[tuple[Any, ...]] = []
     for arm in result.arms:
@@ -91,10 +92,10 @@ def study_html(result: StudyResult) -> str:
         ]
         rows.append((arm.name, *("–" if np.isnan(cell) else f"{cell:.3g}" for cell in cells)))
     worst = result.sham["max_abs_difference"].max() if len(result.sham) else 0.0
-    more = f", and {len(metrics) - _MOST_METRICS} more" if len(metrics) > _MOST_METRICS else ""
+    more = f", the first {_MOST_METRICS} of them here" if len(metrics) > _MOST_METRICS else ""
     about = {
         "prompts × seeds": f"{effects['prompt'].nunique()} × {effects['seed'].nunique()}",
-        "values": f"{len(effects):,} of {', '.join(metrics[:_MOST_METRICS])}{more}",
+        "values": f"{len(effects):,} of {effects['metric'].nunique()} metrics{more}",
         "results": f"{result.computed} computed, {result.known} known, {result.dropped} damaged",
         "nothing edited": f"latents move by at most {worst:.2g}",
     }
@@ -141,8 +142,11 @@ def results_html(results: Results) -> str:
             f"{outcomes.count(outcome)} {outcome}" for outcome in _OUTCOMES if outcome in outcomes
         ),
     }
-    rows = [(_OUTCOMES[each.outcome], each.name, each.sentence) for each in answers]
-    return card(f"Results of {results.model}", facts(about), table(("verdict", "answer", "in words"), rows))
+    rows = [
+        (_OUTCOMES[each.outcome], each.name, folded(each.claim, faint(each.sentence))) for each in answers
+    ]
+    shown = table(("verdict", "answer", "claim; open it for the numbers"), rows)
+    return card(f"Results of {results.model}", facts(about), shown)
 
 
 def answer_html(answer: Answer) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,6 @@ from PIL import Image
 from dit_lens.errors import BadInput
 from dit_lens.report import plots
 from dit_lens.report.plots.panels import Panels
-from dit_lens.report.theme import CATEGORICAL, GRID, INK, PAPER, template
 
 pytestmark = pytest.mark.pure
 
@@ -216,30 +213,3 @@ def test_panels_neither_overlap_nor_leave_the_figure(total: int, wide: int, narr
             for second in range(first + 1, total):
                 a, b = boxes[first], boxes[second]
                 assert a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2]
-
-
-def contrast(first: str, second: str) -> float:
-    """WCAG 2 contrast ratio of two hex colours."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_text_and_the_first_colours_stand_out_in_both_modes(mode) -> None:
-    assert contrast(INK[mode], PAPER[mode]) >= 7
-    assert template(mode).layout.xaxis.gridcolor == GRID[mode]
-    for colour in CATEGORICAL[:3]:
-        assert contrast(colour, PAPER[mode]) >= 3
-
-
-@pytest.mark.parametrize(("mode", "position"), [("light", 0), ("dark", 1)])
-def test_badges_stand_out_from_the_card(mode, position) -> None:
-    style = (Path(plots.__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
-    for name in ("good", "bad", "soft"):
-        assert contrast(re.findall(rf"--{name}: (#\w{{6}})", style)[position], PAPER[mode]) >= 4.5

@@ -61,20 +61,24 @@ def images(
             f"{len(shown)} pictures were given; one figure draws at most {MOST}. Give some of them."
         )
     wide = across or (len(shown) if len(shown) <= 6 else min(8, -(-len(shown) // -(-len(shown) // 6))))
+    letters = max(14, 110 // wide)
+    titles = tuple(plot_text(label, limit=5 * letters, width=letters) for label, _ in shown)
+    above = 16 * max(text.count("<br>") + 1 for text in titles) + 6
     panels = Panels(
-        titles=tuple(plot_text(label, limit=2 * _letters(wide), width=_letters(wide)) for label, _ in shown),
+        titles=titles,
         wide=wide,
         narrow=2,
         height=_HEIGHT,
-        x={"visible": False, "constrain": "domain"},
-        y={"visible": False, "constrain": "domain"},
+        x={"visible": False, "constrain": "domain", "constraintoward": "left"},
+        y={"visible": False, "constrain": "domain", "constraintoward": "top"},
         gap=0.03,
-        row_gap=48,
-        top=92,
+        row_gap=above + 16,
+        top=above + 40,
         bottom=12,
     )
     figure = panels.figure(plot_text(title, limit=120) if title else count(len(shown), "picture"))
-    figure.update_layout(margin={"l": 4, "r": 4})
+    figure.update_layout(margin={"l": 4, "r": 4}, title={"yref": "container", "y": 1, "yanchor": "top"})
+    figure.update_layout(title={"pad": {"t": 12}})
     figure.update_annotations(align="left", font={"size": 11})
     square(figure, len(shown))
     for index, (label, picture) in enumerate(shown):
@@ -115,10 +119,6 @@ def place_picture(
         source=data_uri(picture, longest), xref=axes["xaxis"], yref=axes["yaxis"], x=0, y=0, sizex=width,
         sizey=height, sizing="stretch", layer="above",
     )  # fmt: skip
-
-
-def _letters(wide: int) -> int:
-    return max(14, 120 // wide)
 
 
 def _labelled(

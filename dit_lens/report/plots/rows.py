@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-_AXIS = re.compile(r"^[xy]\d*$")
+_FIRST_AXES = {"x": "xaxis", "y": "yaxis"}
 _FIRST = ("panel", "series", "x_axis", "x", "y_axis", "y", "z", "ci_low", "ci_high")
 
 
@@ -31,8 +31,8 @@ def rows(figure: go.Figure) -> pd.DataFrame:
 
     >>> dl.plots.rows(dl.plots.spectrum(stats)).query("panel.str.startswith('block 3')")     # doctest: +SKIP
     """
-    titles = _titles(figure)
-    parts = [_of_trace(trace, figure, titles) for trace in figure.data if _is_data(trace)]
+    frame = _Frame(figure)
+    parts = [_of_trace(trace, frame) for trace in figure.data if _is_data(trace)]
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=["series", "x", "y"])
@@ -47,12 +47,12 @@ def _is_data(trace: Any) -> bool:
     if trace.type not in ("scatter", "bar", "heatmap") or trace.x is None or trace.hoverinfo == "skip":
         return False
     # A picture hangs on a mark that nobody sees.
-    return trace.type == "heatmap" or bool(trace.marker.opacity != 0)
+    return trace.type == "heatmap" or bool(len(trace.x) and trace.marker.opacity != 0)
 
 
-def _of_trace(trace: Any, figure: go.Figure, titles: Mapping[str, str]) -> pd.DataFrame:
-    axes = {letter: trace[f"{letter}axis"] or letter for letter in "xy"}
-    x, y = (_named(_values(trace[letter]), _axis(figure, axes[letter])) for letter in "xy")
+def _of_trace(trace: Any, frame: _Frame) -> pd.DataFrame:
+    axes = {letter: str(trace[f"{letter}axis"] or letter) for letter in "xy"}
+    x, y = (_named(_values(trace[letter]), frame.axes[axes[letter]]) for letter in "xy")
     given = trace.meta if isinstance(trace.meta, Mapping) else {}
     columns: dict[str, Any] = {}
     if trace.type == "heatmap":
@@ -76,8 +76,8 @@ def _of_trace(trace: Any, figure: go.Figure, titles: Mapping[str, str]) -> pd.Da
         columns["text"] = [_plain(each) for each in np.asarray(text, dtype=object).ravel()]
     found = pd.DataFrame(columns)
     for letter in "xy":
-        found[f"{letter}_axis"] = _axis_title(figure, axes[letter])
-    found["panel"] = titles.get(axes["x"], "")
+        found[f"{letter}_axis"] = frame.title_of(axes[letter])
+    found["panel"] = frame.panels.get(axes["x"], "")
     found["series"] = _plain(trace.name)
     return found.dropna(subset=["x", "y"])
 
@@ -93,30 +93,25 @@ def _interval(trace: Any) -> dict[str, Any]:
     return {}
 
 
-def _axis(figure: go.Figure, name: str) -> Any:
-    assert _AXIS.match(name)
-    return figure.layout[f"{name[0]}axis{name[1:]}"]
+class _Frame:
+    """What stands around the traces: axes and their titles, and the title above each panel."""
 
+    def __init__(self, figure: go.Figure) -> None:
+        found = [re.fullmatch(r"([xy])axis(\d*)", key) for key in figure.layout]
+        names = {each[1] + each[2]: each[0] for each in found if each}
+        self.axes = {name: figure.layout[key] for name, key in {**_FIRST_AXES, **names}.items()}
+        self._titles = {name: _plain(axis.title.text) for name, axis in self.axes.items()}
+        above = [note for note in figure.layout.annotations or () if note.xref == note.yref == "paper"]
+        order = sorted((name for name in self.axes if name[0] == "x"), key=lambda name: int(name[1:] or 1))
+        # Annotations above panels are in the order of the panels.
+        self.panels = {name: _plain(note.text) for name, note in zip(order, above, strict=False)}
 
-def _axis_title(figure: go.Figure, name: str) -> str:
-    """Return an axis's title; where a grid of panels writes it once, that one."""
-    own = _plain(_axis(figure, name).title.text)
-    every = {
-        _plain(figure.layout[axis].title.text) for axis in figure.layout if axis.startswith(f"{name[0]}axis")
-    } - {""}
-    return own or (next(iter(every)) if len(every) == 1 else "")
-
-
-def _titles(figure: go.Figure) -> dict[str, str]:
-    """Return the title above each panel, by the name of its x axis; annotations are in panel order."""
-    above = [note for note in figure.layout.annotations or () if note.xref == note.yref == "paper"]
-    order = sorted(
-        int(axis.removeprefix("xaxis") or 1) for axis in figure.layout if re.fullmatch(r"xaxis\d*", axis)
-    )
-    return {
-        f"x{'' if index == 1 else index}": _plain(note.text)
-        for index, note in zip(order, above, strict=False)
-    }
+    def title_of(self, axis: str) -> str:
+        """An axis's title; where a grid of panels writes it once, that one."""
+        if self._titles[axis]:
+            return self._titles[axis]
+        every = {title for name, title in self._titles.items() if name[0] == axis[0]} - {""}
+        return every.pop() if len(every) == 1 else ""
 
 
 def _named(values: Any, axis: Any) -> Any:
