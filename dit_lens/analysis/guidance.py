@@ -2,75 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dit_lens.analysis.effects import naming
-from dit_lens.analysis.transport_shared import Say, stand_ins
-from dit_lens.analysis.transport_spec import GuidanceSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from dit_lens.analysis.stages import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
-    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.methods.study import StudyPlan
     from dit_lens.methods.transport.guidance import GuidanceStudy
-    from dit_lens.model.lens import DiTLens
-    from dit_lens.model.sampling import Sampling
     from dit_lens.run.records import RunFolder
 
 
-def plan_guidance(
-    spec: GuidanceSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    *,
-    prompts: Sequence[str],
-    seeds: Sequence[int] = (0,),
-    top_k: int = 4,
-    arms_per_forward: int | None = None,
-) -> StudyPlan:
+def plan_guidance(asked: Asked) -> StudyPlan:
     """Check `detail_guidance` against a model and price it; the transformer does not run.
 
     Raises:
         BadInput: naming the key under `guidance` that does not fit.
     """
-    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
+    asked = asked.at_steps(asked.spec.guidance.steps)
     with naming("guidance"):
-        return guidance_study(
-            spec,
-            lens,
-            sampling,
-            stats,
-            massive,
-            prompts=prompts,
-            seeds=seeds,
-            arms_per_forward=arms_per_forward,
-        ).plan()
+        return guidance_study(asked, asked.stand_in).plan()
 
 
-def run_guidance(
-    spec: GuidanceSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    folder: RunFolder,
-    *,
-    prompts: Sequence[str],
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-    progress: bool = True,
-    say: Say | None = None,
-) -> tuple[Answer, ...]:
+def run_guidance(asked: Asked, found: Found) -> tuple[Answer, ...]:
     """Run what the folder does not hold yet; write tables and pictures, and return the answers.
 
     Tables: `guidance`, and every single value in `guidance_effects`.
-
-    Args:
-        prompts: held-out prompts, of which the spec takes the first ones.
 
     Raises:
         BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
@@ -78,23 +39,13 @@ def run_guidance(
     from dit_lens.methods.questions.detail_guidance import answer
     from dit_lens.run.cells import CellStore
 
-    sampling = sampling.overridden({"steps": spec.steps})
+    spec, folder = asked.spec.guidance, found.folder
     with naming("guidance"):
-        study = guidance_study(
-            spec,
-            lens,
-            sampling,
-            stats,
-            massive,
-            prompts=prompts,
-            seeds=seeds,
-            arms_per_forward=arms_per_forward,
-        )
-    if say is not None:
-        say(f"Guidance: {len(study.guided)} guidances of {len(study.prompts)} prompts.")
+        study = guidance_study(asked.at_steps(spec.steps), found.chosen)
+    found.say(f"Guidance: {len(study.guided)} guidances of {len(study.prompts)} prompts.")
     gallery = GuidePictures(folder, study.prompts[: spec.gallery], study.cfg[0])
     effects = study.run(
-        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=progress
+        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=found.progress
     )
     folder.write_table("guidance_effects", effects)
     answered = answer(effects, metrics=study.measures.names)
@@ -103,27 +54,18 @@ def run_guidance(
     return answered.answers
 
 
-def guidance_study(
-    spec: GuidanceSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    *,
-    prompts: Sequence[str],
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-) -> GuidanceStudy:
-    """The study behind `detail_guidance`."""
+def guidance_study(asked: Asked, chosen: Chosen) -> GuidanceStudy:
+    """The study behind `detail_guidance`, on the first held-out prompts."""
     from dit_lens.methods.controls import controls
     from dit_lens.methods.measures import default_measures
     from dit_lens.methods.transport.guidance import METRICS, GuidanceStudy, Guided
     from dit_lens.model.hook_points import parse_blocks
 
+    spec, lens, sampling, massive = asked.spec.guidance, asked.lens, asked.sampling, chosen.massive
     every = default_measures(lens, spec.metrics, clip=spec.alignment, lpips=spec.lpips)
     wanted = spec.metrics or tuple(name for name in METRICS if name in every.names)
     blocks = parse_blocks(spec.blocks, lens.num_blocks)
-    window = controls(massive, stats, "random_rank_window", seed=spec.draw_seed)[0].channels
+    window = controls(massive, chosen.stats, "random_rank_window", seed=spec.draw_seed)[0].channels
     assert window is not None
     guided = tuple(
         Guided(family, float(weight), {b: tuple(held.blocks.get(b, ())) for b in blocks}, massive.stream)
@@ -134,12 +76,12 @@ def guidance_study(
     return GuidanceStudy(
         lens,
         guided,
-        tuple(prompts)[: spec.prompts],
-        tuple(spec.seeds or seeds),
+        asked.held_out[: spec.prompts],
+        tuple(spec.seeds or asked.seeds),
         cfg,
         sampling,
         replace(every, names=tuple(wanted)),
-        arms_per_forward,
+        asked.spec.effects.arms_per_forward,
     )
 
 

@@ -6,7 +6,7 @@ Each is a stage: planned before anything runs, then run with the channels that d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dit_lens.analysis.effects import judged_seeds, split
@@ -49,10 +49,28 @@ class Asked:
         """Channels per block; where a rule will find any number, as many as stand in for them."""
         return int(self.spec.channels.selection.get("top_k", 4))
 
+    def at_steps(self, steps: int | None) -> Asked:
+        """The same with a stage's own number of steps; None keeps the analysis' number."""
+        return replace(self, sampling=self.sampling.overridden({"steps": steps}))
+
     @property
-    def shared(self) -> dict[str, Any]:
-        """What plan and run of every carrying stage take alike."""
-        return {"seeds": self.seeds, "arms_per_forward": self.spec.effects.arms_per_forward}
+    def stand_in(self) -> Chosen:
+        """Channels that cost what those that discovery will choose cost; any do, to be planned with."""
+        import numpy as np
+
+        from dit_lens.methods.placeholder_statistics import placeholder_statistics
+
+        levels = np.linspace(1.0, 0.0, self.sampling.steps + 1)
+        stats = placeholder_statistics(self.lens, self.sampling, levels)
+        return Chosen(stats, stats.select(top_k=self.top_k))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Massive channels, and the statistics that they were chosen by."""
+
+    stats: ChannelStatistics
+    massive: ChannelSet
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,8 @@ class Found:
     say: Callable[[str], None]
 
     @property
-    def telling(self) -> dict[str, Any]:
-        return {"progress": self.progress, "say": self.say}
+    def chosen(self) -> Chosen:
+        return Chosen(self.stats, self.massive)
 
 
 @dataclass(frozen=True)
@@ -114,83 +132,45 @@ def _run_spatial(asked: Asked, found: Found) -> tuple[Answer, ...]:
         asked.seeds,
         found.folder,
         batch_size=spec.batch_size,
-        **found.telling,
+        progress=found.progress,
+        say=found.say,
     )
 
 
 def _plan_text(asked: Asked) -> StagePlan:
     from dit_lens.analysis.transport import plan_text
 
-    return plan_text(asked.spec.transport, asked.lens, asked.sampling, top_k=asked.top_k, **asked.shared)
+    return plan_text(asked)
 
 
 def _run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
     from dit_lens.analysis.transport import run_text
 
-    return run_text(
-        asked.spec.transport,
-        asked.lens,
-        asked.sampling,
-        found.stats,
-        found.massive,
-        found.folder,
-        **asked.shared,
-        **found.telling,
-    )
+    return run_text(asked, found)
 
 
 def _plan_image(asked: Asked) -> StagePlan:
-    from dit_lens.analysis.transport import plan_image
+    from dit_lens.analysis.transport_image import plan_image
 
-    spec = asked.spec
-    return plan_image(
-        spec.transport, spec.source, asked.lens, asked.sampling, top_k=asked.top_k, **asked.shared
-    )
+    return plan_image(asked)
 
 
 def _run_image(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis.transport import run_image
+    from dit_lens.analysis.transport_image import run_image
 
-    return run_image(
-        asked.spec.transport,
-        asked.spec.source,
-        asked.lens,
-        asked.sampling,
-        found.stats,
-        found.massive,
-        found.folder,
-        **asked.shared,
-        **found.telling,
-    )
+    return run_image(asked, found)
 
 
 def _plan_guidance(asked: Asked) -> StagePlan:
-    from dit_lens.analysis.transport import plan_guidance
+    from dit_lens.analysis.guidance import plan_guidance
 
-    return plan_guidance(
-        asked.spec.guidance,
-        asked.lens,
-        asked.sampling,
-        prompts=asked.held_out,
-        top_k=asked.top_k,
-        **asked.shared,
-    )
+    return plan_guidance(asked)
 
 
 def _run_guidance(asked: Asked, found: Found) -> tuple[Answer, ...]:
-    from dit_lens.analysis.transport import run_guidance
+    from dit_lens.analysis.guidance import run_guidance
 
-    return run_guidance(
-        asked.spec.guidance,
-        asked.lens,
-        asked.sampling,
-        found.stats,
-        found.massive,
-        found.folder,
-        prompts=asked.held_out,
-        **asked.shared,
-        **found.telling,
-    )
+    return run_guidance(asked, found)
 
 
 _STAGES = (

@@ -1,109 +1,60 @@
-"""Carrying from one prompt's run into another's, as a stage of an analysis: its plan, and a resumable run.
-
-Carrying from pictures and Detail Guidance have modules of their own; all are named here.
-"""
+"""Carrying from one prompt's run into another's, as a stage of an analysis: its plan, and a resumable run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dit_lens.analysis.effects import naming
-from dit_lens.analysis.guidance import plan_guidance, run_guidance
-from dit_lens.analysis.transport_image import plan_image, run_image
 from dit_lens.analysis.transport_shared import (
     CarryPictures,
-    Say,
     carry_measures,
     cases_of,
     run_study_of,
     setting_of,
-    stand_ins,
 )
-from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
 
 if TYPE_CHECKING:
+    from dit_lens.analysis.stages import Asked, Chosen, Found
+    from dit_lens.analysis.transport_spec import TransportSpec
     from dit_lens.methods.answers import Answer
-    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.methods.study import StudyPlan
     from dit_lens.methods.transport import CarryStudy, Case, Pair
-    from dit_lens.model.lens import DiTLens
-    from dit_lens.model.sampling import Sampling
-    from dit_lens.run.records import RunFolder
-
-__all__ = [
-    "GuidanceSpec", "SourceSpec", "TransportSpec",
-    "plan_text", "run_text", "plan_image", "run_image", "plan_guidance", "run_guidance",
-]  # fmt: skip
 
 
-def plan_text(
-    spec: TransportSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    *,
-    seeds: Sequence[int] = (0,),
-    top_k: int = 4,
-    arms_per_forward: int | None = None,
-) -> StudyPlan:
+def plan_text(asked: Asked) -> StudyPlan:
     """Check `transport_text` against a model and price it; the transformer does not run.
 
     Raises:
         BadInput: naming the key under `transport` that does not fit.
     """
-    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
-    study = text_study(spec, lens, sampling, stats, massive, seeds=seeds, arms_per_forward=arms_per_forward)
+    asked = asked.at_steps(asked.spec.transport.steps)
+    study = text_study(asked, asked.stand_in)
     with naming("transport"):
         return study.plan()
 
 
-def run_text(
-    spec: TransportSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    folder: RunFolder,
-    *,
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-    progress: bool = True,
-    say: Say | None = None,
-) -> tuple[Answer, ...]:
+def run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
     """Run what the folder does not hold yet; write tables and pictures, and return the answers.
 
     Tables: `transport`, `transport_curves`, and every single value in `transport_effects`.
-
-    Args:
-        seeds: taken where the spec names none.
 
     Raises:
         BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
     """
     from dit_lens.methods.questions.transport import Transport
 
-    sampling = sampling.overridden({"steps": spec.steps})
-    study = text_study(spec, lens, sampling, stats, massive, seeds=seeds, arms_per_forward=arms_per_forward)
+    study = text_study(asked.at_steps(asked.spec.transport.steps), found.chosen)
     far = [case.unit for case in cases_of(study) if case.group == _widest(study)]
-    gallery = CarryPictures(folder, tuple(dict.fromkeys(far))[: spec.gallery], side="forward")
-    result = run_study_of(study, folder, gallery, progress, say, "Carrying from prompts")
-    folder.write_table("transport_effects", result.effects)
+    units = tuple(dict.fromkeys(far))[: asked.spec.transport.gallery]
+    result = run_study_of(study, found, CarryPictures(found.folder, units, side="forward"), "from prompts")
+    found.folder.write_table("transport_effects", result.effects)
     answered = Transport("transport_text").answer(result.effects, metrics=study.measures.names)
     for name, table in answered.tables.items():
-        folder.write_table(name, table)
+        found.folder.write_table(name, table)
     return answered.answers
 
 
-def text_study(
-    spec: TransportSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    *,
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-) -> CarryStudy:
+def text_study(asked: Asked, chosen: Chosen) -> CarryStudy:
     """The study behind `transport_text`: a bundle for every pair and seed, with both directions.
 
     Raises:
@@ -116,12 +67,13 @@ def text_study(
     from dit_lens.methods.transport.pairs import DIRECTIONS, EVERYTHING, read_pairs
     from dit_lens.zoo.scenes import IMAGE_SIZE
 
+    spec, lens, sampling = asked.spec.transport, asked.lens, asked.sampling
     with naming("transport"):
         measures = carry_measures(lens, spec.alignment, spec.lpips)
     given = (*(spec.pairs or ()), *(spec.far_pairs or ()))
     with naming("transport.pairs"):
         pairs = read_pairs(given, attributes="moved" in measures.names)
-    setting = setting_of(spec, lens, sampling, stats, massive)
+    setting = setting_of(asked, chosen)
     with naming("transport"):
         core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS))
         partial = family_carries(setting, [MASSIVE], strengths=spec.strengths)
@@ -156,9 +108,9 @@ def text_study(
     bundles = tuple(
         tuple(case(pair, number, seed, direction) for direction in DIRECTIONS)
         for number, pair in enumerate(pairs)
-        for seed in spec.seeds or seeds
+        for seed in spec.seeds or asked.seeds
     )
-    return CarryStudy(lens, bundles, sampling, measures, arms_per_forward)
+    return CarryStudy(lens, bundles, sampling, measures, asked.spec.effects.arms_per_forward)
 
 
 def _fair_for_k(spec: TransportSpec) -> str:

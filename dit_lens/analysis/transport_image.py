@@ -7,40 +7,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.analysis.effects import naming
-from dit_lens.analysis.transport_shared import (
-    CarryPictures,
-    Say,
-    carry_measures,
-    run_study_of,
-    setting_of,
-    stand_ins,
-)
-from dit_lens.analysis.transport_spec import SourceSpec, TransportSpec
+from dit_lens.analysis.transport_shared import CarryPictures, carry_measures, run_study_of, setting_of
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
+    from dit_lens.analysis.stages import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
-    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.methods.spatial import Mask
     from dit_lens.methods.study import StudyPlan
     from dit_lens.methods.transport import CarryStudy, Case
     from dit_lens.methods.transport.pictures import Picture
     from dit_lens.model.given import GivenPath
-    from dit_lens.model.lens import DiTLens
-    from dit_lens.model.sampling import Sampling
-    from dit_lens.run.records import RunFolder
+
+Made = tuple["Picture", str, "GivenPath", Any]
+"""A picture, the origin of its path, the path, and the tokens to carry."""
 
 
-def plan_image(
-    spec: TransportSpec,
-    source: SourceSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    *,
-    seeds: Sequence[int] = (0,),
-    top_k: int = 4,
-    arms_per_forward: int | None = None,
-) -> StudyPlan:
+def plan_image(asked: Asked) -> StudyPlan:
     """Check `transport_image` against a model and price it; the transformer does not run.
 
     The pictures are read and checked, and stand in for their latents; undoing the sampler from them comes on
@@ -49,43 +32,21 @@ def plan_image(
     Raises:
         BadInput: naming the key under `transport` or `source` that does not fit.
     """
-    sampling, stats, massive = stand_ins(spec.steps, lens, sampling, top_k)
-    pictures = source_pictures(source, lens, sampling)
-    _mask_block(source, lens)
-    _mask_file(source, lens, sampling)
-    made = [
-        (picture, origin, _stand_in_path(lens, sampling, picture))
+    asked = asked.at_steps(asked.spec.transport.steps)
+    pictures = source_pictures(asked)
+    _mask_block(asked)
+    _mask_file(asked)
+    made: list[Made] = [
+        (picture, origin, _stand_in_path(asked, picture), "all")
         for picture in pictures
-        for origin in source.origins
+        for origin in asked.spec.source.origins
     ]
-    study = image_study(
-        spec,
-        lens,
-        sampling,
-        stats,
-        massive,
-        [(p, o, path, "all") for p, o, path in made],
-        seeds=(spec.seeds or seeds)[:1],
-        arms_per_forward=arms_per_forward,
-    )
+    study = image_study(asked, asked.stand_in, made)
     with naming("transport"):
         return study.plan()
 
 
-def run_image(
-    spec: TransportSpec,
-    source: SourceSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    folder: RunFolder,
-    *,
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-    progress: bool = True,
-    say: Say | None = None,
-) -> tuple[Answer, ...]:
+def run_image(asked: Asked, found: Found) -> tuple[Answer, ...]:
     """Run what the folder does not hold yet; write tables and pictures, and return the answers.
 
     Tables: `transport_image`, every single value in `transport_image_effects`, and `inversions` (how well
@@ -97,17 +58,35 @@ def run_image(
     import pandas as pd
 
     from dit_lens.methods.questions.transport import Transport
+
+    asked = asked.at_steps(asked.spec.transport.steps)
+    source, folder = asked.spec.source, found.folder
+    pictures = source_pictures(asked)
+    found.say(f"Pictures: {len(pictures)}, {' and '.join(source.origins)}.")
+    made, inversions = _made(asked, found, pictures)
+    study = image_study(asked, found.chosen, made)
+    units = tuple(dict.fromkeys(picture.unit for picture in pictures))[: asked.spec.transport.gallery]
+    gallery = CarryPictures(folder, units, side=source.origins[0], prefix="carry-image")
+    result = run_study_of(study, found, gallery, "from pictures")
+    folder.write_table("transport_image_effects", result.effects)
+    folder.write_table("inversions", pd.DataFrame(inversions, columns=["unit", "shows", "psnr"]))
+    answered = Transport("transport_image").answer(result.effects, metrics=study.measures.names)
+    for name, table in answered.tables.items():
+        folder.write_table(name, table)
+    return answered.answers
+
+
+def _made(
+    asked: Asked, found: Found, pictures: Sequence[Picture]
+) -> tuple[list[Made], list[tuple[str, str, float]]]:
+    """Every picture's paths with the tokens to carry; and how well inverted ones lead back, in dB."""
     from dit_lens.methods.transport.pictures import FOLDER, Paths, subject, tokens_of
 
-    sampling = sampling.overridden({"steps": spec.steps})
-    pictures = source_pictures(source, lens, sampling)
-    given = _mask_file(source, lens, sampling)
-    block = _mask_block(source, lens)
-    seed = (spec.seeds or tuple(seeds))[0]
-    paths = Paths(lens, sampling, folder.path / FOLDER)
-    made, inversions = [], []
-    if say is not None:
-        say(f"Pictures: {len(pictures)}, {' and '.join(source.origins)}.")
+    source, seed = asked.spec.source, _seed(asked)
+    given, block = _mask_file(asked), _mask_block(asked)
+    paths = Paths(asked.lens, asked.sampling, found.folder.path / FOLDER)
+    made: list[Made] = []
+    inversions: list[tuple[str, str, float]] = []
     for picture in pictures:
         for origin in source.origins:
             path, psnr = paths.of(picture, origin, seed)
@@ -118,38 +97,21 @@ def run_image(
                 tokens = given
             elif source.mask == "segment":
                 with naming("source.mask_block"):
-                    mask = subject(lens, path, massive, block=block, seed=seed, sampling=sampling)
-                tokens = tokens_of(mask, picture, say)
+                    mask = subject(
+                        asked.lens, path, found.massive, block=block, seed=seed, sampling=asked.sampling
+                    )
+                tokens = tokens_of(mask, picture, found.say)
             made.append((picture, origin, path, tokens))
-    study = image_study(
-        spec, lens, sampling, stats, massive, made, seeds=(seed,), arms_per_forward=arms_per_forward
-    )
-    units = tuple(dict.fromkeys(picture.unit for picture in pictures))[: spec.gallery]
-    gallery = CarryPictures(folder, units, side=source.origins[0], prefix="carry-image")
-    result = run_study_of(study, folder, gallery, progress, say, "Carrying from pictures")
-    folder.write_table("transport_image_effects", result.effects)
-    folder.write_table("inversions", pd.DataFrame(inversions, columns=["unit", "shows", "psnr"]))
-    answered = Transport("transport_image").answer(result.effects, metrics=study.measures.names)
-    for name, table in answered.tables.items():
-        folder.write_table(name, table)
-    return answered.answers
+    return made, inversions
 
 
-def image_study(
-    spec: TransportSpec,
-    lens: DiTLens,
-    sampling: Sampling,
-    stats: ChannelStatistics,
-    massive: ChannelSet,
-    made: Sequence[tuple[Picture, str, GivenPath, Any]],
-    *,
-    seeds: Sequence[int] = (0,),
-    arms_per_forward: int | None = None,
-) -> CarryStudy:
+def _seed(asked: Asked) -> int:
+    """The one seed of noise that pictures are mixed with, and of the targets' runs."""
+    return (asked.spec.transport.seeds or asked.seeds)[0]
+
+
+def image_study(asked: Asked, chosen: Chosen, made: Sequence[Made]) -> CarryStudy:
     """The study behind `transport_image`: a bundle for every picture and target, with all its origins.
-
-    Args:
-        made: picture, origin, latents at every noise level, and the tokens to carry.
 
     Raises:
         BadInput: naming the key under `transport` that does not fit.
@@ -159,31 +121,31 @@ def image_study(
     from dit_lens.methods.transport.arms import BOUNDS, MASSIVE, family_carries
     from dit_lens.methods.transport.pairs import EVERYTHING
 
+    spec, lens = asked.spec.transport, asked.lens
     with naming("transport"):
         measures = carry_measures(lens, spec.alignment, spec.lpips)
-    setting = setting_of(spec, lens, sampling, stats, massive)
-    units = list(dict.fromkeys(picture.unit for picture, *_ in made))
-    graded = set(units[: spec.strength_pairs])
+    setting = setting_of(asked, chosen)
+    graded = set(list(dict.fromkeys(picture.unit for picture, *_ in made))[: spec.strength_pairs])
     mixtures = [
         Carry(Blend(kind, float(s)), kind, float(s))
         for kind in ("latent_blend", "pixel_blend")
         for s in (0.0, *spec.strengths, 1.0)
     ]
-    bundles: dict[tuple[str, int], list[Case]] = {}
-    for seed in seeds:
-        for picture, origin, path, tokens in made:
-            with naming("transport"):
-                core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS), tokens=tokens)
-                partial = family_carries(setting, [MASSIVE], strengths=spec.strengths, tokens=tokens)
-            carries = (*core, *mixtures, *(partial if picture.unit in graded else ()))
-            donor = Donor(picture.prompt, picture.shows, path)
-            mask = tokens if isinstance(tokens, Mask) else None
-            case = Case(picture.target, seed, donor, carries, picture.unit, EVERYTHING, origin, mask)
-            bundles.setdefault((picture.unit, seed), []).append(case)
-    return CarryStudy(lens, tuple(map(tuple, bundles.values())), sampling, measures, arms_per_forward)
+    bundles: dict[str, list[Case]] = {}
+    for picture, origin, path, tokens in made:
+        with naming("transport"):
+            core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS), tokens=tokens)
+            partial = family_carries(setting, [MASSIVE], strengths=spec.strengths, tokens=tokens)
+        carries = (*core, *mixtures, *(partial if picture.unit in graded else ()))
+        donor = Donor(picture.prompt, picture.shows, path)
+        mask = tokens if isinstance(tokens, Mask) else None
+        case = Case(picture.target, _seed(asked), donor, carries, picture.unit, EVERYTHING, origin, mask)
+        bundles.setdefault(picture.unit, []).append(case)
+    grouped = tuple(map(tuple, bundles.values()))
+    return CarryStudy(lens, grouped, asked.sampling, measures, asked.spec.effects.arms_per_forward)
 
 
-def source_pictures(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> tuple[Picture, ...]:
+def source_pictures(asked: Asked) -> tuple[Picture, ...]:
     """The pictures that a spec names, each with its target.
 
     Raises:
@@ -193,7 +155,8 @@ def source_pictures(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> tu
     from dit_lens.methods.transport.pictures import Picture, rendered
     from dit_lens.model.pictures import read_picture
 
-    size = (sampling.height, sampling.width)
+    source, lens = asked.spec.source, asked.lens
+    size = (asked.sampling.height, asked.sampling.width)
     if source.image is not None:
         with naming("source.image"):
             pixels = read_picture(source.image, size, background=source.background, resize=source.resize)
@@ -226,17 +189,18 @@ def source_pictures(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> tu
     return tuple(replace(p, target=target) for p, target in zip(found, source.targets, strict=True))
 
 
-def _mask_block(source: SourceSpec, lens: DiTLens) -> int:
+def _mask_block(asked: Asked) -> int:
     from dit_lens.model.hook_points import parse_blocks
 
+    source = asked.spec.source
     with naming("source.mask_block"):
-        blocks = parse_blocks(source.mask_block, lens.num_blocks)
+        blocks = parse_blocks(source.mask_block, asked.lens.num_blocks)
         if len(blocks) != 1:
             raise BadInput(f"{source.mask_block!r} names {len(blocks)} blocks; name one.")
     return blocks[0]
 
 
-def _mask_file(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> Mask | None:
+def _mask_file(asked: Asked) -> Mask | None:
     """The mask of a file; None where none was named.
 
     Raises:
@@ -244,21 +208,22 @@ def _mask_file(source: SourceSpec, lens: DiTLens, sampling: Sampling) -> Mask | 
     """
     from dit_lens.methods.spatial import Mask
 
+    source, sampling = asked.spec.source, asked.sampling
     if source.mask in ("segment", "whole"):
         return None
     with naming("source.mask"):
-        mask = Mask.load(source.mask, lens.token_grid(sampling.height, sampling.width))
+        mask = Mask.load(source.mask, asked.lens.token_grid(sampling.height, sampling.width))
         if mask.is_empty:
             raise BadInput(f"{source.mask} covers no token, so nothing would be carried.")
     return mask
 
 
-def _stand_in_path(lens: DiTLens, sampling: Sampling, picture: Picture) -> GivenPath:
+def _stand_in_path(asked: Asked, picture: Picture) -> GivenPath:
     """A path of the right shape and no meaning, to be planned with."""
     import torch
 
     from dit_lens.model.given import GivenPath
 
-    start = lens.prepare_rows([picture.target], [0], sampling)
-    shape = (sampling.steps + 1, *start.latents.shape[1:])
+    start = asked.lens.prepare_rows([picture.target], [0], asked.sampling)
+    shape = (asked.sampling.steps + 1, *start.latents.shape[1:])
     return GivenPath(torch.zeros(shape), tuple(start.sigmas.tolist()), picture.prompt, seed=0)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dit_lens.analysis.transport_spec import TransportSpec
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+    from dit_lens.analysis.stages import Asked, Chosen, Found
     from dit_lens.methods.measures import Measures
     from dit_lens.methods.questions import Setting
     from dit_lens.methods.transport import CarryResult, CarryStudy, Case
     from dit_lens.model.lens import DiTLens
-    from dit_lens.model.sampling import Sampling
     from dit_lens.run.records import RunFolder
-
-Say = Callable[[str], None]
 
 KIND = "carry"
 """Of the pictures that these stages keep."""
@@ -39,9 +34,7 @@ def carry_measures(lens: DiTLens, clip: str | None, lpips: str | None) -> Measur
     return replace(every, names=tuple(ordered))
 
 
-def setting_of(
-    spec: TransportSpec, lens: DiTLens, sampling: Sampling, stats: ChannelStatistics, massive: ChannelSet
-) -> Setting:
+def setting_of(asked: Asked, chosen: Chosen) -> Setting:
     """What the arms of carrying are declared for.
 
     Raises:
@@ -49,6 +42,7 @@ def setting_of(
     """
     from dit_lens.methods.questions import Setting
 
+    spec, massive = asked.spec.transport, chosen.massive
     if massive.is_empty:
         raise BadInput(
             "The rule finds no massive channel in any block, so there is nothing to carry. Choose channels "
@@ -56,47 +50,30 @@ def setting_of(
         )
     return Setting(
         massive=massive,
-        stats=stats,
-        num_blocks=lens.num_blocks,
-        num_steps=sampling.steps,
+        stats=chosen.stats,
+        num_blocks=asked.lens.num_blocks,
+        num_steps=asked.sampling.steps,
         stream=massive.stream,
         controls={str(kind): draws for kind, draws in spec.controls.items()},
         seed=spec.draw_seed,
     )
 
 
-def stand_ins(
-    steps: int | None, lens: DiTLens, sampling: Sampling, top_k: int
-) -> tuple[Sampling, ChannelStatistics, ChannelSet]:
-    """The stage's sampling, and channels that cost what those that discovery will choose cost."""
-    import numpy as np
-
-    from dit_lens.methods.placeholder_statistics import placeholder_statistics
-
-    sampling = sampling.overridden({"steps": steps})
-    stats = placeholder_statistics(lens, sampling, np.linspace(1.0, 0.0, sampling.steps + 1))
-    return sampling, stats, stats.select(top_k=top_k)
-
-
-def run_study_of(
-    study: CarryStudy,
-    folder: RunFolder,
-    gallery: CarryPictures,
-    progress: bool,
-    say: Say | None,
-    what: str,
-) -> CarryResult:
+def run_study_of(study: CarryStudy, found: Found, gallery: CarryPictures, what: str) -> CarryResult:
     """Run what the folder does not hold of a study, and keep the pictures that the gallery wants."""
     from dit_lens.run.cells import CellStore
 
-    if say is not None:
-        each = len(cases_of(study)[0].carries)
-        say(f"{what}: {len(study.bundles)} bundles, about {each} ways each.")
+    each = len(cases_of(study)[0].carries)
+    found.say(f"Carrying {what}: {len(study.bundles)} bundles, about {each} ways each.")
     result = study.run(
-        CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=progress, say=say
+        CellStore(found.folder.path),
+        on_image=gallery.keep,
+        images=gallery.wants,
+        progress=found.progress,
+        say=found.say,
     )
-    if say is not None and result.known:
-        say(f"{result.known} of {result.known + result.computed} results were known.")
+    if result.known:
+        found.say(f"{result.known} of {result.known + result.computed} results were known.")
     return result
 
 

@@ -8,18 +8,12 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from dit_lens.analysis import transport as module
-from dit_lens.analysis.transport import (
-    GuidanceSpec,
-    SourceSpec,
-    TransportSpec,
-    plan_guidance,
-    plan_image,
-    plan_text,
-    run_guidance,
-    run_image,
-    run_text,
-)
+from dit_lens.analysis.guidance import plan_guidance, run_guidance
+from dit_lens.analysis.reading import read_spec
+from dit_lens.analysis.stages import Asked, Found
+from dit_lens.analysis.transport import plan_text, run_text
+from dit_lens.analysis.transport_image import plan_image, run_image
+from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
 from dit_lens.errors import BadInput
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.transport.study import CarryStudy
@@ -49,11 +43,30 @@ def sampling(lens):
 
 
 @pytest.fixture
-def given(lens, sampling, tmp_path):
-    """What a stage is given: lens, sampling, statistics, channels, folder."""
+def ask(lens, sampling):
+    """What a stage is told, of an analysis that asks this section alone."""
+
+    def asked(section, *, sampling=sampling, held_out=("a tree", "a dog"), **parts):
+        spec = read_spec(
+            {
+                "model": "tiny", "prompts": ["a house"], "seeds": [0], "sections": [section],
+                "channels": {"top_k": 2}, "effects": {"prompts": list(held_out)},
+                **{name: part.model_dump(mode="json") for name, part in parts.items()},
+            }
+        )  # fmt: skip
+        return Asked(spec, lens, sampling)
+
+    return asked
+
+
+@pytest.fixture
+def found(lens, sampling, tmp_path):
+    """What a stage is given to run with; what it says is in `found.said`."""
     stats = placeholder_statistics(lens, sampling, np.linspace(1, 0, 3))
     folder = RunFolder.create(tmp_path / "run", "name: test\n")
-    return lens, sampling, stats, stats.select(top_k=2), folder
+    said = []
+    given = Found(stats, stats.select(top_k=2), folder, progress=False, say=said.append)
+    return given, folder, said
 
 
 @pytest.mark.parametrize(
@@ -79,13 +92,12 @@ def test_every_field_is_described() -> None:
             assert field.get("description"), f"{kind.__name__}.{name}"
 
 
-def test_prompts_are_carried_planned_and_resumed(given, sampling, monkeypatch) -> None:
-    lens, _, _, _, folder = given
-    spec = TransportSpec(pairs=PAIRS[:1], far_pairs=PAIRS[1:], **SMALL)
-    plan = plan_text(spec, lens, sampling, top_k=2)
+def test_prompts_are_carried_planned_and_resumed(ask, found, monkeypatch) -> None:
+    given, folder, told = found
+    asked = ask("transport_text", transport=TransportSpec(pairs=PAIRS[:1], far_pairs=PAIRS[1:], **SMALL))
+    plan = plan_text(asked)
     assert plan.groups == 2 and plan.forwards > 0
-    told = []
-    answers = run_text(spec, *given, progress=False, say=told.append)
+    answers = run_text(asked, given)
     assert answers[0].name == "transport_text.toward_latent" and answers[0].question == "transport_text"
     table = folder.table("transport")
     assert set(table["pair_group"]) == {"all"} and set(table["direction"]) == {"forward", "backward"}
@@ -107,18 +119,34 @@ def test_prompts_are_carried_planned_and_resumed(given, sampling, monkeypatch) -
     source = next(entry for entry in folder.images() if entry.caption == "source")
     assert (source.prompt, source.file) == (PAIRS[0][0], "carry-pair-000-forward-seed-0-source.png")
     monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
-    again = run_text(spec, *given, progress=False, say=told.append)
+    again = run_text(asked, given)
     assert again == answers and any("results were known" in line for line in told)
     pd.testing.assert_frame_equal(folder.table("transport"), table, check_exact=True)
 
 
-def test_pairs_are_needed_and_faults_name_their_key(lens, sampling) -> None:
-    with pytest.raises(BadInput, match=r"^transport.pairs: No pairs"):
-        plan_text(TransportSpec(), lens, sampling)
-    with pytest.raises(BadInput, match=r"^transport.pairs: 'a' stands in two"):
-        plan_text(TransportSpec(pairs=(("a", "b"), ("a", "c"))), lens, sampling)
-    with pytest.raises(BadInput, match=r"^transport: A dose of|^transport: .*20"):
-        plan_text(TransportSpec(pairs=PAIRS, ks=(20,)), lens, sampling)
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (TransportSpec(), r"^transport.pairs: No pairs"),
+        (TransportSpec(pairs=(("a", "b"), ("a", "c"))), r"^transport.pairs: 'a' stands in two"),
+        (TransportSpec(pairs=PAIRS, ks=(20,)), r"^transport: A dose of|^transport: .*20"),
+    ],
+)
+def test_pairs_are_needed_and_faults_name_their_key(ask, spec, message) -> None:
+    with pytest.raises(BadInput, match=message):
+        plan_text(ask("transport_text", transport=spec))
+
+
+def test_a_stage_takes_its_own_steps_and_the_seeds_that_judge(ask) -> None:
+    asked = ask("transport_text", transport=TransportSpec(pairs=PAIRS, steps=3, **SMALL))
+    assert (asked.sampling.steps, asked.at_steps(3).sampling.steps) == (2, 3)
+    assert asked.at_steps(None) == asked and asked.seeds == (0,)
+    more, fewer = (
+        plan_text(ask("transport_text", transport=TransportSpec(pairs=PAIRS, steps=n, **SMALL)))
+        for n in (4, 2)
+    )
+    assert more.forwards > fewer.forwards
+    assert {len(chosen) for chosen in asked.stand_in.massive.blocks.values()} == {2}
 
 
 def saved_picture(lens, path):
@@ -129,12 +157,12 @@ def saved_picture(lens, path):
     return str(path)
 
 
-def test_a_users_picture_is_carried_and_resumed(given, sampling, tmp_path, monkeypatch) -> None:
-    lens, _, _, _, folder = given
+def test_a_users_picture_is_carried_and_resumed(lens, ask, found, tmp_path, monkeypatch) -> None:
+    given, folder, _ = found
     source = SourceSpec(image=saved_picture(lens, tmp_path / "mine.png"), targets=PAIRS[1], shows="a corner")
-    spec = TransportSpec(**SMALL)
-    assert plan_image(spec, source, lens, sampling, top_k=2).groups == 2
-    answers = run_image(spec, source, *given, progress=False)
+    asked = ask("transport_image", transport=TransportSpec(**SMALL), source=source)
+    assert plan_image(asked).groups == 2
+    answers = run_image(asked, given)
     assert answers[0].name == "transport_image.noised.toward_latent" and answers[0].outcome == "undecided"
     table = folder.table("transport_image")
     assert set(table["origin"]) == {"noised", "inverted"} and set(table["n"]) <= {0, 1, 2}
@@ -143,11 +171,11 @@ def test_a_users_picture_is_carried_and_resumed(given, sampling, tmp_path, monke
     assert (folder.table("inversions")["psnr"] > 0).all() and len(folder.table("inversions")) == 2
     assert any(entry.file.startswith("carry-image-") for entry in folder.images())
     monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
-    assert run_image(spec, source, *given, progress=False) == answers
+    assert run_image(asked, given) == answers
     pd.testing.assert_frame_equal(folder.table("transport_image"), table, check_exact=True)
 
 
-def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, sampling, tmp_path) -> None:
+def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, ask, tmp_path) -> None:
     spec = TransportSpec(**SMALL)
     small = tmp_path / "small.png"
     Image.new("RGB", (5, 5)).save(small)
@@ -165,20 +193,23 @@ def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, samplin
         ({"image": fine, "mask_block": 77}, r"^source.mask_block: "),
     ):
         with pytest.raises(BadInput, match=message):
-            plan_image(spec, SourceSpec(**source, targets=("a cat",)), lens, sampling)
+            plan_image(
+                ask("transport_image", transport=spec, source=SourceSpec(**source, targets=("a cat",)))
+            )
     with pytest.raises(BadInput, match=r"source\.image is missing"):
-        plan_image(spec, SourceSpec(), lens, sampling)
+        plan_image(ask("transport_image", transport=spec))
     with pytest.raises(BadInput, match=r"source\.targets is missing"):
-        plan_image(spec, SourceSpec(image=fine), lens, sampling)
+        plan_image(ask("transport_image", transport=spec, source=SourceSpec(image=fine)))
 
 
-def test_guidance_is_run_and_resumed(given, sampling, monkeypatch) -> None:
-    lens, _, _, _, folder = given
+def test_guidance_is_run_and_resumed(ask, found, monkeypatch) -> None:
+    given, folder, _ = found
     spec = GuidanceSpec(prompts=2, weights=(0.5, 1.0), metrics=("detail_ratio", "ssim"), gallery=1)
     prompts = [prompt for pair in PAIRS for prompt in pair]
-    plan = plan_guidance(spec, lens, sampling, prompts=prompts, top_k=2)
+    asked = ask("detail_guidance", held_out=prompts, guidance=spec)
+    plan = plan_guidance(asked)
     assert (plan.cells, plan.groups) == (2 * 2 * 5, 4)
-    answers = run_guidance(spec, *given, prompts=prompts, progress=False)
+    answers = run_guidance(asked, given)
     assert answers[0].primary and answers[0].name == "detail_guidance.cfg.w-0.5.detail_ratio"
     table = folder.table("guidance")
     still = table.query("weight == 0 and metric == 'ssim'")
@@ -191,12 +222,11 @@ def test_guidance_is_run_and_resumed(given, sampling, monkeypatch) -> None:
     from dit_lens.methods.transport.guidance import GuidanceStudy
 
     monkeypatch.setattr(GuidanceStudy, "_measured", lambda *a: pytest.fail("ran again"))
-    assert run_guidance(spec, *given, prompts=prompts, progress=False) == answers
+    assert run_guidance(asked, given) == answers
     pd.testing.assert_frame_equal(folder.table("guidance"), table, check_exact=True)
 
 
-def test_guidance_without_branches_to_guide_runs_without(lens) -> None:
+def test_guidance_without_branches_to_guide_runs_without(lens, ask) -> None:
     plain = lens.sampling(steps=2, guidance_scale=1.0, max_sequence_length=0)
-    plan = plan_guidance(GuidanceSpec(prompts=1, metrics=("ssim",)), lens, plain, prompts=["a"], top_k=2)
-    assert plan.groups == 1
-    assert set(module.__all__) <= set(dir(module))
+    spec = GuidanceSpec(prompts=1, metrics=("ssim",))
+    assert plan_guidance(ask("detail_guidance", sampling=plain, guidance=spec)).groups == 1
