@@ -25,9 +25,12 @@ def spectrum(
 ) -> go.Figure:
     """Draw each block's channels, sorted, as multiples of the block's median channel (both axes logarithmic).
 
-    `data`: the `spectrum` table; the `label` largest channels of each block are named. Long spectra are
-    thinned beyond rank 24, evenly on the logarithmic axis, to keep a report small. Raises `BadInput` for
-    missing columns or coordinates.
+    `data`: the `spectrum` table, of which one `stream`, `branch` and `statistic` is drawn; the `label`
+    largest channels of each block are named. Long spectra are thinned beyond rank 24, evenly on the
+    logarithmic axis, to keep a report small. Raises `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.spectrum(stats).layout.title.text
+    'Channel 0 reaches ... × the median channel in block 7 (image stream, ...)'
     """
     table = table_of(data, "spectrum")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
