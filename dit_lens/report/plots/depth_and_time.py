@@ -19,11 +19,14 @@ COLUMNS = ("stream", "branch", "step", "sigma", "block", "channel", "statistic",
 def ratio_map(
     data: Source, *, stream: str = "image", branch: str = "cond", statistic: str = "abs_mean"
 ) -> go.Figure:
-    """Draw the ratio of the strongest channel to the median, one cell per block and step (colour
-    logarithmic).
+    """Draw the ratio of the strongest channel to the median, one cell per block and step.
 
-    `data`: the `ratio_map` table. The number in a cell is the channel; hovering shows ratio, value and
-    sigma. Raises `BadInput` for missing columns or coordinates.
+    `data`: the `ratio_map` table, of which one `stream`, `branch` and `statistic` is drawn; colour is
+    logarithmic. The number in a cell is the channel; hovering shows ratio, value and sigma. Raises
+    `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.ratio_map(stats).layout.title.text
+    'The strongest channel peaks at ... × the median in block 7, step 0 (image stream, ...)'
     """
     table = table_of(data, "ratio_map")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
@@ -87,8 +90,12 @@ def life(
 ) -> go.Figure:
     """Draw the ratio of the top channels through depth (over all steps) and through time (over all blocks).
 
-    `data`: the `life` table. Lines are means, bands run from the smallest to the largest value; at most six
-    channels are drawn. Raises `BadInput` for missing columns or coordinates.
+    `data`: the `life` table, of which one `stream`, `branch` and `statistic` is drawn. Lines are means,
+    bands run from the smallest to the largest value; at most six channels are drawn. Raises `BadInput` for
+    missing columns or coordinates.
+
+    >>> dl.plots.life(stats).layout.title.text
+    'The life of the 4 top channels (image stream, conditional branch, abs_mean)'
     """
     table = table_of(data, "life")
     rows = rows_of(table, COLUMNS, stream=stream, branch=branch, statistic=statistic)
