@@ -29,12 +29,14 @@ def _one_size(rows: pd.DataFrame, k: int | None) -> tuple[pd.DataFrame, int]:
 def stability(
     data: Source, *, stream: str = "image", branch: str = "cond", k: int | None = None
 ) -> go.Figure:
-    """Draw the mean Jaccard overlap of top-k sets over pairs of prompts, seeds, steps and neighbouring
-    blocks.
+    """Draw the mean Jaccard overlap of top-k sets over pairs of prompts, seeds, steps and adjacent blocks.
 
-    `data`: the `stability` table; `k` defaults to the smallest there. The dotted line is the overlap
-    expected of random sets of that size. Axes without a pair to compare are left out. Raises `BadInput` for
-    missing columns or coordinates.
+    `data`: the `stability` table, of which one `stream` and `branch` is drawn; `k` defaults to the smallest
+    there. The dotted line is the overlap expected of random sets of that size. Axes without a pair to
+    compare are left out. Raises `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.stability(stats, k=4).layout.title.text
+    'The top 4 channels overlap at least ...'
     """
     table = table_of(data, "stability")
     rows, size = _one_size(rows_of(table, STABILITY, stream=stream, branch=branch), k)
@@ -87,8 +89,11 @@ def agreement(
     """Draw, per block, how far the two readings of "massive" choose the same channels.
 
     |token mean| (`abs_mean`) and mean |value| (`mean_abs`) differ for channels of mixed sign. `data`: the
-    `agreement` table; `k` defaults to the smallest there. Raises `BadInput` for missing columns or
-    coordinates.
+    `agreement` table, of which one `stream` and `branch` is drawn; `k` defaults to the smallest there.
+    Raises `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.agreement(stats, k=4).layout.title.text
+    'Top 4 by |mean| and by mean |value| overlap 0.717 on average (image stream, ...)'
     """
     table = table_of(data, "agreement")
     rows, size = _one_size(rows_of(table, AGREEMENT, stream=stream, branch=branch), k)
