@@ -30,8 +30,11 @@ def variance(
 ) -> go.Figure:
     """Draw, for each massive channel of each block, which coordinate its variance comes from (shares of one).
 
-    `data`: the `variance` table; `blocks` keeps only some. Raises `BadInput` for missing columns or
-    coordinates.
+    `data`: the `variance` table, of which one `stream` and `branch` is drawn; `blocks` keeps only some.
+    Raises `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.variance(stats, blocks=[3, 4]).layout.title.text
+    'The token is the largest source of variance: ...'
     """
     table = table_of(data, "variance")
     rows = rows_of(table, VARIANCE, stream=stream, branch=branch)
@@ -83,9 +86,12 @@ def variance(
 def births(data: Source, *, stream: str = "image", branch: str = "cond", limit: int = 6) -> go.Figure:
     """Draw, for the top channels, how much each block's attention and MLP write into them.
 
-    What enters before any block stands at block 0. `data`: the `births` table, values in activation units;
-    at most `limit` channels, the largest writes first. Raises `BadInput` for missing columns or
-    coordinates.
+    What enters before any block stands at block 0. `data`: the `births` table, values in activation units,
+    of which one `stream` and `branch` is drawn; at most `limit` channels, the largest writes first. Raises
+    `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.births(stats).layout.title.text
+    'The largest write, ..., goes into channel 60, by the MLP of block 1 (image stream, ...)'
     """
     table = table_of(data, "births")
     rows = rows_of(table, BIRTHS, stream=stream, branch=branch)
@@ -135,9 +141,13 @@ def births(data: Source, *, stream: str = "image", branch: str = "cond", limit: 
 def adaln(data: Source, *, stream: str = "image", branch: str = "cond") -> go.Figure:
     """Draw where each massive channel stands among all channels in each AdaLN signal (percentile of |value|).
 
-    `data`: the `adaln` table, percentiles from 0 to 100. The six channels that occur in most blocks have
-    their own colour. The dotted line is the 50th percentile, where channels chosen at random would lie on
-    average. Raises `BadInput` for missing columns or coordinates.
+    `data`: the `adaln` table, percentiles from 0 to 100, of which one `stream` and `branch` is drawn. The
+    six channels that occur in most blocks have their own colour. The dotted line is the 50th percentile,
+    where channels chosen at random would lie on average. Raises `BadInput` for missing columns or
+    coordinates.
+
+    >>> dl.plots.adaln(stats).layout.title.text
+    'Massive channels stand highest in the attention shift: percentile ... on average (image stream, ...)'
     """
     table = table_of(data, "adaln")
     rows = rows_of(table, ADALN, stream=stream, branch=branch)
