@@ -35,9 +35,14 @@ def token_maps(
 ) -> go.Figure:
     """Draw the generated picture and, beside it, one small map over the image tokens per block and channel.
 
-    `data`: the `token_maps` table; a coordinate left at None takes the first sample or the last step there
-    is, `block=None` draws them all. Each map has its own colour range, written above it, because massive
-    channels differ in size by an order of magnitude. Raises `BadInput` for missing columns or coordinates.
+    `data`: the `token_maps` table, and `image` its picture, which a run folder brings along. Of
+    `prompt_index`, `seed`, `stream`, `branch`, `step` and `block`, one left at None takes the first sample
+    or the last step there is, and `block=None` draws them all. Each map has its own colour range, written
+    above it, because massive channels differ in size by an order of magnitude. Raises `BadInput` for missing
+    columns or coordinates.
+
+    >>> dl.plots.token_maps("reports/massive_activations").layout.title.text
+    '“a large red circle on a blue background”, seed 0: massive channels over the image tokens at step 9'
     """
     table = table_of(data, "token_maps")
     rows = rows_of(
