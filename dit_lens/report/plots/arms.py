@@ -40,6 +40,9 @@ def disruption(data: Source, *, metric: str | None = None) -> go.Figure:
     `data`: the `disruption` table; `metric` defaults to the most telling one there is. The grey line is no
     difference; a full marker is a supported difference, a hollow one undecided, a cross not supported.
     Raises `BadInput` for missing columns or an unknown metric.
+
+    >>> dl.plots.disruption("reports/massive_activations").layout.title.text
+    'Semantic attributes as asked: the interval of massive − control excludes 0 for ... controls'
     """
     table = table_of(data, "disruption")
     rows = rows_of(table, DISRUPTION)
@@ -183,6 +186,9 @@ def bias_or_carrier(data: Source, *, metric: str | None = None) -> go.Figure:
     `data`: the `bias_or_carrier` table, one mark and 95 % interval per arm; the dotted line is the clean
     image. `metric` defaults to the most telling one there is. Raises `BadInput` for missing columns or an
     unknown metric.
+
+    >>> dl.plots.bias_or_carrier("reports/massive_activations").layout.title.text
+    'Semantic attributes as asked: from ... (zeroed: nothing is left) to ...'
     """
     table = table_of(data, "bias_or_carrier")
     rows = rows_of(table, BIAS_OR_CARRIER)
@@ -202,7 +208,12 @@ def levels(data: Source, *, metric: str | None = None) -> go.Figure:
     differs from a control is a paired question, which `disruption` draws. Raises `BadInput` for missing
     columns or an unknown metric.
 
-    >>> dl.plots.levels(dl.run_study(lens, arms, prompts, seeds, measures=measures))       # doctest: +SKIP
+    >>> arms = [dl.ablation_arm("massive", "massive", massive, dl.Zero())]
+    >>> arms += [dl.control_arm(control) for control in dl.controls(massive, stats, "random")]
+    >>> measures = dl.default_measures(lens, ["ssim"])
+    >>> found = dl.run_study(lens, arms, prompts, [0], measures=measures, sampling={"steps": 4})
+    >>> dl.plots.levels(found).layout.title.text
+    'SSIM with the clean image: from ... (massive) to ... (random...)'
     """
     rows = rows_of(table_of(data, "levels"), LEVELS)
     rows = rows_of(rows, LEVELS, metric=one_metric(rows, metric)).sort_values("place", kind="stable")
