@@ -45,9 +45,12 @@ _MOST_TICKS = 14
 def semantics_or_detail(data: Source, *, metrics: Sequence[str] | None = None) -> go.Figure:
     """Draw what editing all blocks, and each block alone, changes in every metric, massive beside control.
 
-    `data`: the `semantics_or_detail` table; one panel per metric, all of them by default. On the left of a
-    panel all blocks are edited, then one at a time; marks have 95 % intervals, the grey line is the clean
-    image. Raises `BadInput` for missing columns or unknown metrics.
+    `data`: the `semantics_or_detail` table; one panel for each of `metrics`, all of them by default. On the
+    left of a panel all blocks are edited, then one at a time; marks have 95 % intervals, the grey line is
+    the clean image. Raises `BadInput` for missing columns or unknown metrics.
+
+    >>> dl.plots.semantics_or_detail("reports/massive_activations").layout.title.text
+    'Editing massive channels in all blocks: semantic attributes as asked ...'
     """
     table = table_of(data, "semantics_or_detail")
     rows = rows_of(table, SEMANTICS_OR_DETAIL)
@@ -153,6 +156,9 @@ def single_or_all(data: Source, *, metric: str | None = None) -> go.Figure:
     `data`: the `single_or_all` table. Bands are 95 % intervals, horizontal lines the edit of all blocks at
     once; `metric` defaults to the most telling one there is. Raises `BadInput` for missing columns or an
     unknown metric.
+
+    >>> dl.plots.single_or_all("reports/massive_activations").layout.title.text
+    'Semantic attributes as asked, massive − control: one block differs by up to ...'
     """
     table = table_of(data, "single_or_all")
     rows = rows_of(table, SINGLE_OR_ALL)
@@ -273,6 +279,9 @@ def dose(data: Source, *, metric: str | None = None) -> go.Figure:
 
     `data`: the `dose` table; bands are 95 % intervals. `metric` defaults to the most telling one there is.
     Raises `BadInput` for missing columns or an unknown metric.
+
+    >>> dl.plots.dose("reports/massive_activations").layout.title.text
+    'Semantic attributes as asked: massive channels from ... (k = 1) to ... (k = 16)'
     """
     table = table_of(data, "dose")
     rows = rows_of(table, DOSE)
