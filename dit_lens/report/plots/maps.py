@@ -37,13 +37,15 @@ def effect_map(
     direction: str | None = None,
     name: str | None = None,
 ) -> go.Figure:
-    """Draw the metric when a single block is edited at a single step, for massive channels and a control, and
-    the difference of the two.
+    """Draw what an edit of one block at one step does: massive channels, a control, and their difference.
 
-    `data`: a `step_map`, `final_map` or `patch_map` table. Cells whose difference is significant after
-    Benjamini–Hochberg (p at most 0.05) are outlined, with its sign inside; maps explore, they do not test a
-    claim. Coordinates left at None take the first there is; of a run with several maps, `name` says which.
-    Raises `BadInput` for missing columns or coordinates.
+    `data`: a `step_map`, `final_map` or `patch_map` table, or an `EffectMap`. Cells whose difference is
+    significant after Benjamini–Hochberg (p at most 0.05) are outlined, with its sign inside; maps explore,
+    they do not test a claim. Of `metric`, `control` and `direction`, one left at None takes the first there
+    is; of a run with several maps, `name` says which. Raises `BadInput` for missing columns or coordinates.
+
+    >>> dl.plots.effect_map("reports/massive_activations").layout.title.text
+    'Velocity distance: massive and control differ in ... cells (corrected p ≤ 0.05)'
     """
     table = table_of(data, *(MAPS if name is None else (name,)))
     rows = rows_of(table, EFFECT_MAP)
