@@ -55,8 +55,10 @@ def transport(
     `data`: the `transport` or `transport_image` table, one row of panels per direction or origin. Bands
     are 95 % intervals; a family of one strength is a mark with its interval. `metric` defaults to the most
     telling one there is, `pair_group` to pairs that differ in several attributes; of a run with both tables,
-    `name` says which. Raises `BadInput` for
-    missing columns, and for a metric or group that is not there.
+    `name` says which. Raises `BadInput` for missing columns, and for a metric or group that is not there.
+
+    >>> dl.plots.transport("reports/massive_activations").layout.title.text
+    "Final latent's way to the source's at strength 1, ..."
     """
     table = table_of(data, *(CARRIED if name is None else (name,)))
     rows = rows_of(table, (*TRANSPORT, way_column(table)))
@@ -130,6 +132,9 @@ def transport_attributes(data: Source, *, way: str | None = None, name: str | No
     alone, one for pairs that differ in several; one mark and 95 % interval per family. `way` is a direction
     or an origin, by default the first; of a run with both tables, `name` says which. Raises `BadInput` for
     missing columns, a direction that is not there, and where no attribute was read.
+
+    >>> dl.plots.transport_attributes("reports/massive_activations").layout.title.text
+    'At strength 1, massive channels move ... most (in ... of pairs), ... least (...)'
     """
     table = table_of(data, *(CARRIED if name is None else (name,)))
     rows = attribute_rows(table, way=way)
