@@ -42,6 +42,9 @@ def transport_curves(data: Source, *, metric: str | None = None) -> go.Figure:
 
     `data`: the `transport_curves` table, one panel per axis; marks have 95 % intervals. `metric` defaults to
     the most telling one there is. Raises `BadInput` for missing columns or an unknown metric.
+
+    >>> dl.plots.transport_curves("reports/massive_activations").layout.title.text
+    "Final latent's way to the source's: highest for blocks ..."
     """
     table = table_of(data, "transport_curves")
     rows = rows_of(table, TRANSPORT_CURVES)
@@ -127,6 +130,9 @@ def detail_guidance(data: Source, *, metric: str | None = None) -> go.Figure:
 
     `data`: the `guidance` table (arXiv 2510.11538); bands are 95 % intervals. `metric` defaults to the most
     telling one there is. Raises `BadInput` for missing columns or an unknown metric.
+
+    >>> dl.plots.detail_guidance("reports/massive_activations").layout.title.text
+    'Prompt alignment: massive channels, from ... (w = 0) to ... (w = 1) with CFG and ...'
     """
     table = table_of(data, "guidance")
     rows = rows_of(table, GUIDANCE)
