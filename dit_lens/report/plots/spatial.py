@@ -29,6 +29,9 @@ def spatial_blocks(data: Source, *, step: int | None = None) -> go.Figure:
 
     `data`: the `spatial_blocks` table; bands are 95 % intervals. `step` defaults to the last at which
     several families were looked at. Raises `BadInput` for missing columns or a step that is not there.
+
+    >>> dl.plots.spatial_blocks("reports/massive_activations").layout.title.text
+    'At step 19, massive channels reach ... after block ... (chance ...)'
     """
     table = table_of(data, "spatial_blocks")
     rows = rows_of(table, SPATIAL_BLOCKS)
@@ -58,6 +61,9 @@ def spatial_k(data: Source, *, block: int | None = None, step: int | None = None
 
     `data`: the `spatial_k` table; bands are 95 % intervals. `block` and `step` default to the first place.
     Raises `BadInput` for missing columns or a place that is not there.
+
+    >>> dl.plots.spatial_k("reports/massive_activations").layout.title.text
+    'After block 6 at step 5: IoU ... by the strongest channel, ... by 128'
     """
     table = table_of(data, "spatial_k")
     rows = rows_of(table, SPATIAL_K)
@@ -91,6 +97,9 @@ def spatial_map(data: Source, *, places: tuple[tuple[int, int], ...] = ()) -> go
 
     `data`: the `spatial_blocks` table. `places`: (block, step) cells to mark, those where claims are judged.
     Raises `BadInput` for missing columns or a table without massive channels.
+
+    >>> dl.plots.spatial_map("reports/massive_activations").layout.title.text
+    'Massive channels: IoU from ... to ... over block × step'
     """
     table = table_of(data, "spatial_blocks")
     rows = rows_of(table, SPATIAL_BLOCKS, family="massive")
