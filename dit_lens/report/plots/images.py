@@ -46,12 +46,14 @@ def images(
     """Draw pictures side by side, each under its label; hovering shows the label in full.
 
     `pictures`: what `lens.generate` or `dl.run` gave, or a first look at masks or at carrying; {label: PIL
-    image}; PIL images, with `labels` of the same number; or a run folder. `across` pictures stand in a row (a
-    fitting number by default). Of a run folder, `kind` names which to draw (`sample` by default; `arm` is
-    what edits made, each labelled with its arm) and `seed` keeps one seed. Raises `BadInput` for no pictures,
-    more than 48, or labels of another number.
+    image}; PIL images, with `labels` of the same number; or a run folder. `across` pictures stand in a row
+    (a fitting number by default), under a `title`. Of a run folder, `kind` names which to draw (`sample` by
+    default; `arm` is what edits made, each labelled with its arm) and `seed` keeps one seed. Raises
+    `BadInput` for no pictures, more than 48, or labels of another number.
 
-    >>> dl.plots.images({"clean": clean, "edited": edited, "mask": mask.overlay(clean)})   # doctest: +SKIP
+    >>> figure = dl.plots.images(trajectory, title="two prompts, one seed")
+    >>> figure.layout.title.text, len(figure.layout.images)
+    ('two prompts, one seed', 2)
     """
     shown = _labelled(pictures, labels, kind, seed)
     if not shown:
