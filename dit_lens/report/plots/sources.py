@@ -59,10 +59,11 @@ def table_of(source: Source, *names: str) -> pd.DataFrame:
 def tables(source: Source) -> dict[str, pd.DataFrame]:
     """Return every table of a run folder, or of a value that holds tables, by name.
 
-    >>> dl.plots.tables("reports/massive_activations")["disruption"]           # doctest: +SKIP
-    >>> dl.plots.tables(stats)["spectrum"].to_csv("spectrum.csv")              # doctest: +SKIP
+    `source` is a run folder's path or the value. Raises `BadInput` for what holds no tables.
 
-    Raises `BadInput` for what holds no tables.
+    >>> dl.plots.tables("reports/massive_activations")["disruption"].columns[:3].tolist()
+    ['metric', 'control', 'draws']
+    >>> dl.plots.tables(stats)["spectrum"].to_csv("spectrum.csv")
     """
     holder = holder_of(source)
     return {name: holder.table(name) for name in holder.table_names}
