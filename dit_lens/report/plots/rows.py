@@ -25,11 +25,12 @@ def rows(figure: go.Figure) -> pd.DataFrame:
     """Return one row per mark or cell of a figure: the file that `save(figure, "….csv")` writes.
 
     Columns: `panel` (the title above it), `series` (as in the legend), `x_axis` and `y_axis` (their titles),
-    `x`, `y`, for maps `z` (or what the map holds, under its own name), `ci_low` and `ci_high` where intervals
-    are drawn, what the hover tells beyond these, and its `text`. Columns that nothing fills are left out. A
-    position with a name on its axis has that name.
+    `x`, `y`, for maps `z` (or what the map holds, under its own name), `ci_low` and `ci_high` where
+    intervals are drawn, what the hover tells beyond these, and its `text`. Columns that nothing fills are
+    left out. A position with a name on its axis has that name. Raises nothing.
 
-    >>> dl.plots.rows(dl.plots.spectrum(stats)).query("panel.str.startswith('block 3')")     # doctest: +SKIP
+    >>> dl.plots.rows(dl.plots.ratio_map(stats))[["x", "y", "channel"]].values.tolist()[-1]
+    [3.0, 7.0, 0.0]
     """
     frame = _Frame(figure)
     parts = [_of_trace(trace, frame) for trace in figure.data if _is_data(trace)]
