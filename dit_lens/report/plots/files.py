@@ -44,7 +44,8 @@ def save(
     Raises `BadInput` for another suffix, for what is no figure, and where kaleido or a browser is missing;
     `RunFailure` where the place cannot be written or the browser fails.
 
-    >>> dl.plots.save(dl.plots.spectrum(stats), "spectrum.svg")                          # doctest: +SKIP
+    >>> dl.plots.save(dl.plots.spectrum(stats), "spectrum.csv").read_text().splitlines()[0]
+    'panel,series,x_axis,x,y_axis,y,channel,value'
     """
     path = Path(path)
     if not isinstance(figure, go.Figure):
