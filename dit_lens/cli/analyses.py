@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dit_lens.cli.frame import app, command, print_json, say, stdout_kept_for_results
+from dit_lens.cli.frame import app, command, inert, print_json, say, stdout_kept_for_results
 from dit_lens.cli.options import (
     AsJson,
     Overrides,
@@ -92,7 +92,7 @@ def plan(
     if as_json:
         print_json({**planned.as_data(), "minutes": minutes})
         return
-    typer.echo(str(planned))
+    typer.echo(inert(str(planned)))
     if minutes is not None:
         typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
 
@@ -112,7 +112,7 @@ def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
     if as_json:
         print_json({**planned.as_data(), "minutes": minutes})
         return
-    typer.echo(f"{graph.show()}\n\n{planned}")
+    typer.echo(inert(f"{graph.show()}\n\n{planned}"))
     if minutes is not None:
         typer.echo(f"  time          about {minutes:.2g} min on {lens.device}, images not counted")
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any, TypeVar
+from unicodedata import category
 
 import typer
 
@@ -99,7 +100,18 @@ def _system_message(error: MemoryError | OSError) -> str:
 
 
 def say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(inert(text), err=True)
+
+
+def inert(text: str) -> str:
+    """Return text in which nothing commands a terminal: control characters are spelled out.
+
+    >>> inert("a\\x1b[31m name")
+    'a\\\\x1b[31m name'
+    """
+    return "".join(
+        repr(each)[1:-1] if category(each).startswith("C") and each not in "\n\t" else each for each in text
+    )
 
 
 def print_json(value: Any) -> None:

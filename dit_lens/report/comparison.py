@@ -46,14 +46,24 @@ class SharedClaim:
     def deciding(self) -> tuple[Effect, Effect]:
         """One effect of each run, of the same control and place where they share one.
 
-        It is the comparison that comes out worst for the claim in either run; effects are weighed in standard
-        deviations of their paired differences. Without a shared one, each run's own deciding effect.
+        A claim that every effect must bear out rests on the one that comes out worst in either run. One that
+        some place must bear out, such as a single block, rests on the best place, and there on its worst
+        control. Effects are weighed in standard deviations of their paired differences. Without a shared one,
+        each run's own deciding effect.
         """
         first, second = _by_key(self.a), _by_key(self.b)
         shared = [key for key in first if key in second]
         if not shared:
             return _weakest(self.a), _weakest(self.b)
-        key = min(shared, key=lambda one: min(_size(self.a, first[one]), _size(self.b, second[one])))
+
+        def size(key: Key) -> float:
+            return min(_size(self.a, first[key]), _size(self.b, second[key]))
+
+        by_place: dict[str, Key] = {}
+        for key in sorted(shared, key=size):
+            by_place.setdefault(key[0], key)
+        choose = min if all(map(_rests_on_all, (self.a, self.b))) else max
+        key = choose(by_place.values(), key=size)
         return first[key], second[key]
 
     def pairs(self) -> Iterator[tuple[Effect, Effect]]:
@@ -74,6 +84,11 @@ def _size(answer: Answer, effect: Effect) -> float:
         return float("-inf")
     sign = 1.0 if answer.direction == "greater" else -1.0
     return sign * effect.estimate / (effect.sd or 1.0)
+
+
+def _rests_on_all(answer: Answer) -> bool:
+    """Return whether an answer is what its effects say together, rather than what the best of them says."""
+    return judge_all(answer.effects, direction=answer.direction).outcome == answer.outcome
 
 
 def _weakest(answer: Answer) -> Effect:

@@ -27,7 +27,7 @@ from dit_lens.run.records import ImageEntry
 
 MOST_BYTES = 4_000_000  # of pictures; the first prompt is always shown
 MOST_ARMS = 24  # edits of one prompt
-STANDARD = "standard deviations of the paired differences"
+STANDARD = "standard deviations"  # of the paired differences
 
 
 def build_comparison(
@@ -90,7 +90,7 @@ class _Side:
         record = view.record
         lead = (
             f"{record.model} ({record.dtype}, {record.device}), {count(len(record.prompts), 'prompt')} × "
-            f"{count(len(record.seeds), 'seed')}, {record.started:%Y-%m-%d %H:%M} UTC"
+            f"{count(len(record.seeds), 'seed')}, run on {record.started:%d %B %Y}"
         )
         ended = {"running": ", not finished", "failed": ", ended with an error"}.get(record.status, "")
         return cls(letter, str(view.folder.path), record.title, lead + ended)
@@ -142,13 +142,14 @@ def _numbers(effect: Effect, answer: Answer) -> str:
         if effect.ci_low is not None and effect.ci_high is not None
         else ""
     )
-    p = effect.p if effect.p_adjusted is None else effect.p_adjusted
+    p = p_words(effect.p) if effect.p_adjusted is None else f"corrected {p_words(effect.p_adjusted)}"
     place = effect.name.removeprefix(answer.metric).strip(", ")
     beside = f", {place}" if place else ""
-    return (
-        f"{number(effect.estimate)}{interval}, n = {effect.n}, {p_words(p)}, against "
+    words = (
+        f"{number(effect.estimate)}{interval}, n = {effect.n}, {p}, against "
         f"{family_name(effect.control)}{beside}"
     )
+    return words.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
 def _summary(found: Comparison) -> str:
@@ -183,7 +184,7 @@ def _effect_rows(
                 yield {
                     "run": letter,
                     "claim": claim.a.claim
-                    + (f" ({metric_words(answer.metric).title})" if standardised else ""),
+                    + (f" ({metric_words(answer.metric).title})" if standardised and answer.metric else ""),
                     "name": answer.name,
                     "metric": answer.metric,
                     "control": family_name(pair[0].control) + (f", {place}" if place and every else ""),

@@ -26,6 +26,7 @@ COMMANDS = [
     ["plan"],
     ["schema"],
     ["report"],
+    ["compare"],
     ["list", "hook-points"],
     ["list", "models"],
     ["list", "analyses"],

@@ -56,7 +56,7 @@ def compare_effects(table: pd.DataFrame) -> go.Figure:
         top=44,
         bottom=58,
     )
-    figure = panels.figure(f"{_title(rows, runs, len(places))}")
+    figure = panels.figure(_title(rows, runs, len(places)))
     for index, run in enumerate(runs):
         own = rows[rows["run"] == run].set_index(["claim", "control"]).reindex(places)
         colour, shift = CATEGORICAL[index], _APART * (2 * index - 1)
@@ -137,19 +137,14 @@ def _words(run: str, claim: str, control: str, row: pd.Series) -> str:
 
 
 def _title(rows: pd.DataFrame, runs: list[str], places: int) -> str:
+    """Return in how many comparisons both runs point the same way."""
+    unit = plot_text(str(rows["unit"].iloc[0]))
     if len(runs) != 2:
-        return f"Effects on {count(places, 'claim')}"
-    sides = [rows[rows["run"] == run].set_index(["claim", "control"]) for run in runs]
-    signs = [np.sign(pd.to_numeric(side["estimate"], errors="coerce")) for side in sides]
-    together = signs[0].align(signs[1], join="inner")
-    same = int((together[0] == together[1]).sum())
-    return f"{metric_title(rows)}: the same sign in {same} of {count(places, 'comparison')}"
-
-
-def metric_title(rows: pd.DataFrame) -> str:
-    """Return what the estimates of a table are in, as the head of a title."""
-    unit = str(rows["unit"].iloc[0])
-    return unit[:1].upper() + unit[1:]
+        return f"Effects on {count(places, 'claim')}, in {unit}"
+    sides = [rows[rows["run"] == run].set_index(["claim", "control"])["estimate"] for run in runs]
+    both = pd.concat(sides, axis=1, join="inner").apply(pd.to_numeric, errors="coerce").dropna()
+    same = int((np.sign(both.iloc[:, 0]) == np.sign(both.iloc[:, 1])).sum())
+    return f"Both runs point the same way in {same} of {count(len(both), 'comparison')} ({unit})"
 
 
 def compare_channels(table: pd.DataFrame) -> go.Figure:
