@@ -86,7 +86,8 @@ class _Failed(Exception):
 def check(lens: DiTLens) -> CheckReport:
     """Run every check and report; a failing or crashing check becomes an entry, not an exception.
 
-    >>> check(lens).ok       # doctest: +SKIP
+    >>> from dit_lens.zoo.random_pipelines import random_pipeline
+    >>> check(dl.load(random_pipeline("sd3.5"))).ok
     True
     """
     bench = _Bench(lens)
