@@ -66,8 +66,8 @@ def channel_families(
         BadInput: another stream, or a kind that is an edit and no choice of channels; else as
         `dit_lens.controls`.
 
-    >>> [f.name for f in channel_families(massive, stats)][:3]           # doctest: +SKIP
-    ['massive', 'low', 'random']
+    >>> [family.name for family in channel_families(massive, stats, {"low": 1, "random": 2})]
+    ['massive', 'low', 'random', 'random', 'all', 'all_but_massive']
     """
     _require_image(massive)
     everything = tuple(range(stats.num_channels))
