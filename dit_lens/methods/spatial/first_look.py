@@ -146,7 +146,8 @@ def first_look(
         BadInput: a block, step or channel that the model does not have, a blank prompt, `channels` together
             with `top_k`, or a channel set without a channel in these blocks; before anything runs.
 
-    >>> first_look(lens, "a large red circle").save("mask.png")                     # doctest: +SKIP
+    >>> first_look(lens, "a large red circle", sampling=lens.sampling(steps=4)).save("mask.png").name
+    'mask.png'
     """
     from dit_lens.methods.channels import discover
 
