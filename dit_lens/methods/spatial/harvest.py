@@ -195,10 +195,11 @@ def segment_samples(
     Raises:
         BadInput: more clusters than tokens. RunFailure: an activation is NaN or infinite.
 
-    >>> plan = plan_harvest(lens, {"massive": massive}, ["a red circle"])          # doctest: +SKIP
-    >>> sample = next(segment_samples(lens, plan, pictures=True))                  # doctest: +SKIP
-    >>> place, found = next(iter(sample.masks.items()))                            # doctest: +SKIP
-    >>> found.mask.overlay(sample.picture).save("subject.png")                     # doctest: +SKIP
+    >>> plan = plan_harvest(lens, {"massive": massive}, ["a red circle"], sampling={"steps": 4})
+    >>> sample = next(segment_samples(lens, plan, pictures=True))
+    >>> place, found = next(iter(sample.masks.items()))
+    >>> place.family, found.mask.overlay(sample.picture).size
+    ('massive', (48, 48))
     """
     from dit_lens.model.progress import ProgressBar
     from dit_lens.model.sampling import default_batch_size
