@@ -56,17 +56,19 @@ def spatial_study(
         on_sample: gets every sample (with its picture where the truth needs one) and its true mask.
 
     Returns:
-        One row per sample and mask. `iou`, `precision`, `recall` on tokens; `chance` is the expected IoU of a
-        shuffled mask of this size, `everything` that of all tokens; `foreground_share` and `truth_share` are
-        shares of the tokens; `dropped` counts constant channels. Overlaps are NaN where the truth found no
-        subject. Tokens that cannot be told apart give an empty mask, whose IoU is 0.
+        One row per sample and mask. `iou`, `precision`, `recall` on tokens; `chance` is the expected IoU of
+        a shuffled mask of this size, `everything` that of all tokens; `foreground_share` and `truth_share`
+        are shares of the tokens; `dropped` counts constant channels. Overlaps are NaN where the truth found
+        no subject. Tokens that cannot be told apart give an empty mask, whose IoU is 0.
 
     Raises:
         BadInput: what `plan_harvest` refuses, or a truth that does not fit; before any forward pass where
         that can be known.
 
-    >>> table = spatial_study(lens, channel_families(massive, stats), prompts)      # doctest: +SKIP
-    >>> table.groupby(["family", "block"]).iou.mean()                               # doctest: +SKIP
+    >>> families = channel_families(massive, stats, {"random": 1})
+    >>> table = spatial_study(lens, families, prompts, blocks=[7], sampling={"steps": 4})
+    >>> table.groupby("family").iou.mean().index.tolist()
+    ['all', 'all_but_massive', 'massive', 'random']
     """
     how = how or Clustering()
     known = as_truth(truth)
