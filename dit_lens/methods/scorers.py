@@ -93,9 +93,10 @@ class ClipAlignment:
         BadInput: no such model, no access to it, or one that is not a CLIP.
         RunFailure: the hub cannot be reached.
 
-    >>> scorer = ClipAlignment("openai/clip-vit-large-patch14")          # doctest: +SKIP
-    >>> scorer.score(trajectory.images, trajectory.prompts)              # doctest: +SKIP
-    array([0.27, 0.31])
+    >>> from dit_lens.zoo import scorer_path                            # or "openai/clip-vit-large-patch14"
+    >>> scorer = ClipAlignment(scorer_path())
+    >>> scorer.score(trajectory.images, trajectory.prompts).shape
+    (2,)
     """
 
     def __init__(
