@@ -47,16 +47,19 @@ def token_maps(
 ) -> pd.DataFrame:
     """Values of the chosen channels at every image token: one row per sample, block, step, channel and token.
 
-    A second, short pass after discovery: only the chosen channels of the chosen blocks and steps are kept
-    (4 bytes a value while it runs), and the run ends after the last of them. `row` and `col` count image
-    tokens from the top left, `value` is the residual after the block in activation units. `branch` is `cond`,
-    `uncond` or `both`.
+    A second, short pass after discovery over `prompts` × `seeds`: only the chosen channels of the chosen
+    blocks and steps are kept (4 bytes a value while it runs), and the run ends after the last of them. `row`
+    and `col` count image tokens from the top left, `value` is the residual after the block in activation
+    units. `branch` is `cond`, `uncond` or `both`; `batch_size` samples go through together; `sampling` is a
+    `Sampling` or some of its fields over the model's defaults.
 
     Raises `BadInput` for a set of the context stream (its tokens have no place in the image), blocks,
     channels, steps or branches that do not exist, and no channel at all.
     Columns: prompt, prompt_index, seed, stream, branch, block, step, channel, row, col, value.
 
-    >>> token_maps(lens, stats.select(top_k=4), ["a red circle on white"])     # doctest: +SKIP
+    >>> table = token_maps(lens, massive, ["a red circle on white"], sampling={"steps": 4})
+    >>> len(table)                                          # 8 blocks, 4 channels each, 144 tokens
+    4608
     """
     from dit_lens.run.runner import observe
 
