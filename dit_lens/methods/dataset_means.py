@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 def dataset_means(stats: ChannelStatistics) -> Callable[[MaterialRequest], Tensor]:
     """Material for `Mean(of="dataset")`: each channel's mean over all samples and tokens, float32 [channels].
 
-    Pass it as `material=` to `dit_lens.run`. The mean is that of the same step, branch, block and stream; the
-    run has to take as many steps as discovery did. Setting massive channels to it is the test of arXiv
+    Pass it as `material=` to `dit_lens.run`. The mean is that of the same step, branch, block and stream;
+    the run has to take as many steps as discovery did. Setting massive channels to it is the test of arXiv
     2402.17762: where nothing changes, they act as a bias.
 
     Raises (when asked):
         BadInput: bounds for `Clamp`, a place other than a stream's `resid_post`, or a step, branch or noise
             level that discovery did not see.
 
-    >>> dl.run(lens, graph, material=dataset_means(stats))                      # doctest: +SKIP
+    >>> graph = dl.InterventionGraph(sampling={"steps": 4})
+    >>> arm = graph.trajectory(prompt="a red circle", seed=0)
+    >>> graph.edit(arm, at="blocks.7.resid_post.image", channels=massive, op=dl.Mean("dataset"))
+    >>> dl.run(lens, graph, material=dataset_means(stats))[arm].image.size
+    (48, 48)
     """
 
     def material(request: MaterialRequest) -> Tensor:
