@@ -91,8 +91,9 @@ def family_carries(
     Raises:
         BadInput: an unknown family, a strength outside [0, 1], or what `dit_lens.controls` refuses.
 
-    >>> [carry.name for carry in family_carries(setting, ["massive"], strengths=[0.5, 1])]  # doctest: +SKIP
-    ['massive.s-0.5', 'massive.s-1']
+    >>> setting = dl.Setting(massive, stats, num_blocks=8, num_steps=4)
+    >>> [carry.name for carry in family_carries(setting, ["massive"], strengths=[0.5, 1])]
+    ['massive-s0.5', 'massive-s1']
     """
     found: list[Carry] = []
     for family in families:
