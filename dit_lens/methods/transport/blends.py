@@ -79,7 +79,8 @@ def prompt_blends(lens: DiTLens, ends: Sequence[tuple[str, str, int, float]], sa
 
     All rows share one batch. Raises `RunFailure` for latents that are not finite.
 
-    >>> prompt_blends(lens, [("a red star", "a blue star", 0, 0.5)], lens.sampling())    # doctest: +SKIP
+    >>> prompt_blends(lens, [("a red star", "a blue star", 0, 0.5)], lens.sampling(steps=4)).shape
+    torch.Size([1, 8, 24, 24])
     """
     import torch
 
