@@ -168,7 +168,9 @@ def first_carry(
         BadInput: no strength, a block, step or channel that the model does not have, a blank prompt,
             `channels` together with `top_k`, or no channel in these blocks; before anything runs.
 
-    >>> first_carry(lens, "a large red circle", "a small blue star").save("grid.png")     # doctest: +SKIP
+    >>> sampling = lens.sampling(steps=4)
+    >>> first_carry(lens, "a large red circle", "a small blue star", sampling=sampling).save("grid.png").name
+    'grid.png'
     """
     from dit_lens.methods.measures import default_measures
     from dit_lens.run.runner import run
