@@ -41,6 +41,7 @@ def export_pairs(
     Args:
         folder: where to; files of the same name are replaced, `pairs.csv` last.
         images: n pictures, see `as_pixels`; saved as 8-bit PNG without loss.
+        prompts: n captions, one for each picture.
         ids: n different names, by which the scores come back ("massive/zero, prompt 3, seed 0").
 
     Raises:
