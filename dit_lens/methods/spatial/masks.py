@@ -181,7 +181,10 @@ class Mask:
         return self._with(np.logical_or, others)
 
     def intersection(self, *others: Mask) -> Mask:
-        """Tokens of all of them. Raises `BadInput` for masks of different grids or image sizes."""
+        """Tokens of all of `others` and its own.
+
+        Raises `BadInput` for masks of different grids or image sizes.
+        """
         return self._with(np.logical_and, others)
 
     def difference(self, *others: Mask) -> Mask:
@@ -310,7 +313,9 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], grid: Grid | None = None) -> Mask:
-        """Read a mask: JSON that `save` wrote, or a black-and-white or grey PNG, which needs the `grid`.
+        """Read a mask from `path`: JSON that `save` wrote, or a black-and-white or grey PNG.
+
+        A PNG needs the token `grid`, (rows, columns).
 
         Raises `BadInput` for a file that is missing, damaged or of another kind: colour and alpha channels
         are refused, since which of them is the mask would be a guess.
