@@ -224,8 +224,8 @@ def effect_map(
 
     >>> found = dl.effect_map(lens, massive, held_out, controls=dl.controls(massive, stats, "random"),
     ...                       blocks=[3, 4], steps="::2", sampling=lens.sampling(steps=4))
-    >>> found.values["massive"].shape, found.values["massive"].max() > found.values["random"].max()
-    ((2, 2), True)
+    >>> found.values["massive"].shape, float(found.values["massive"].max().round(1))
+    ((2, 2), 1.8)
     """
     from dit_lens.methods.measures import WITH_A_DONOR, default_measures
     from dit_lens.methods.study import run_study
