@@ -7,7 +7,8 @@ needs no knowledge of how the picture was made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,20 @@ from dit_lens.zoo.scenes import ATTRIBUTES
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for what takes no time; restore what was set."""
+    from transformers.utils import logging
+
+    drew = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drew:
+            logging.enable_progress_bar()
 
 
 class AttributeReader:
@@ -41,7 +56,8 @@ class AttributeReader:
             raise BadInput(
                 f"No scorer in {folder}: expected a CLIP folder as `python -m dit_lens.zoo.train` writes it."
             )
-        self.model = CLIPModel.from_pretrained(folder).eval()
+        with _without_bars():
+            self.model = CLIPModel.from_pretrained(folder).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.processor = CLIPImageProcessorPil.from_pretrained(folder)
         self._prompts = {name: self.embed_text(texts) for name, texts in attribute_prompts()}
