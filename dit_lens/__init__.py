@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dit_lens.methods.effect_tables import compare
     from dit_lens.methods.map_cells import EffectMap
     from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.metrics import compare_images
     from dit_lens.methods.outside_scores import export_pairs, import_scores
     from dit_lens.methods.patching import effect_map
     from dit_lens.methods.questions import QUESTIONS
@@ -91,6 +92,7 @@ _HOMES = {
     "ablation_arm": "dit_lens.methods.arms",
     "control_arm": "dit_lens.methods.arms",
     "default_measures": "dit_lens.methods.measures",
+    "compare_images": "dit_lens.methods.metrics",
     "export_pairs": "dit_lens.methods.outside_scores",
     "import_scores": "dit_lens.methods.outside_scores",
     "run_study": "dit_lens.methods.study",
@@ -143,6 +145,7 @@ __all__ = [
     "ablation_arm",
     "control_arm",
     "default_measures",
+    "compare_images",
     "export_pairs",
     "import_scores",
     "run_study",
