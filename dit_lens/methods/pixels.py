@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
+    import os
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -85,6 +90,13 @@ def _checked(pixels: Array) -> Array:
             "Scale them, or give uint8 for 0 to 255."
         )
     return np.clip(pixels, 0.0, 1.0)
+
+
+def save_png(path: str | os.PathLike[str], image: Image) -> Path:
+    """Write a picture as a PNG, whole or not at all; raises `RunFailure` where that cannot be."""
+    drawn = BytesIO()
+    image.save(drawn, format="PNG", optimize=True)
+    return atomic_write(path, drawn.getvalue())
 
 
 def pixel_pairs(edited: Images, reference: Images) -> tuple[Array, Array]:

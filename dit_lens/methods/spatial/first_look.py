@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import ChannelSet, require_k
+from dit_lens.methods.pixels import save_png
 from dit_lens.methods.spatial.clustering import Clustering
 from dit_lens.methods.spatial.harvest import plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
@@ -75,9 +74,7 @@ class FirstLook:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the sheet as a PNG, whole or not at all; raises `RunFailure` where that cannot be."""
-        drawn = BytesIO()
-        self.sheet().save(drawn, format="PNG", optimize=True)
-        return atomic_write(Path(path), drawn.getvalue())
+        return save_png(path, self.sheet())
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without the picture; a mask is lines of # (subject) and dots."""

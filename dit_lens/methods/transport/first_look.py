@@ -6,15 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.channel_sets import ChannelSet, require_k
 from dit_lens.methods.metrics import share_of_the_way, ssim
+from dit_lens.methods.pixels import save_png
 from dit_lens.model.hook_points import parse_blocks, select_steps
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ class CarryLook:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the grid as a PNG, whole or not at all; raises `RunFailure` where that cannot be."""
-        drawn = BytesIO()
-        self.sheet().save(drawn, format="PNG", optimize=True)
-        return atomic_write(Path(path), drawn.getvalue())
+        return save_png(path, self.sheet())
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without pictures."""

@@ -9,7 +9,8 @@ import pytest
 from dit_lens.errors import BadInput
 from dit_lens.methods.questions import detail_guidance
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.questions.transport import Transport, at_equal_change, of_units
+from dit_lens.methods.questions.transport import Transport
+from dit_lens.methods.questions.transport_claims import at_equal_change, of_units
 from dit_lens.methods.transport.guidance import COLUMNS as GUIDED
 from dit_lens.methods.transport.study import COLUMNS
 

@@ -1,0 +1,270 @@
+"""What carrying is compared with, claim by claim: other channels, blends, the rest of the image.
+
+The unit is the pair of prompts, or the picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dit_lens.errors import BadInput
+from dit_lens.methods.answers import Answer
+from dit_lens.methods.questions.judged import corrected, joint_answer
+from dit_lens.methods.questions.levels import Contrast, Measured, metric_of
+from dit_lens.methods.questions.question import Judging
+from dit_lens.methods.questions.sentences import control_words, figure, levels
+from dit_lens.methods.transport.arms import CONTROLS, MASSIVE
+from dit_lens.methods.transport.blends import KINDS as BLENDS
+from dit_lens.methods.verdicts import Effect
+
+TEXT, IMAGE = "transport_text", "transport_image"
+
+SOURCES = ("2605.13974",)
+
+_UNITS = {TEXT: "pair", IMAGE: "picture"}
+
+_CLAIMS = {
+    "margin": "moves the image toward the source, by its alignment with both prompts,",
+    "toward_latent": "moves the final latents toward the source's",
+    "moved": "gives the image more of the attributes in which the source differs",
+}
+
+
+class Comparisons:
+    """The comparisons of one question, or of one of its sides."""
+
+    def __init__(self, question: str, side: str | None, effects: pd.DataFrame, judging: Judging) -> None:
+        self.question, self.side, self.judging = question, side, judging
+        self.effects = effects
+        self.arms: dict[str, list[str]] = {}
+        full = effects[effects["strength"] == 1]
+        for family, rows in full.groupby("family", sort=False):
+            self.arms[str(family)] = list(dict.fromkeys(rows["arm"]))
+        if MASSIVE not in self.arms:
+            raise BadInput(f"{question} compares massive channels carried at strength 1, and they were not.")
+        self.measured = Measured(by_unit(effects), judging)
+
+    def _name(self, *parts: str) -> str:
+        return ".".join(filter(None, (self.question, self.side, *parts)))
+
+    def _contrast(self, family: str) -> Contrast:
+        arms = self.arms[family]
+        return {arm: 1 / len(arms) for arm in arms}
+
+    def _what(self) -> str:
+        if self.question == TEXT:
+            return "carrying massive channels over from another prompt's run"
+        how = {"noised": "a noised picture", "inverted": "an inverted picture"}
+        return f"carrying massive channels over from {how.get(str(self.side), 'a picture')}"
+
+    def _effects(self, metric: str, controls: Sequence[str]) -> dict[str, Effect]:
+        return {
+            control: self.measured.effect(
+                metric, self._contrast(MASSIVE), self._contrast(control), control_name=control
+            )
+            for control in controls
+        }
+
+    def _means(self, metric: str, families: Sequence[str]) -> dict[str, float]:
+        named = {"massive": MASSIVE} | {control_words(f): f for f in families if f != MASSIVE}
+        return {words: self.measured.mean(metric, self._contrast(family)) for words, family in named.items()}
+
+    def _controls(self) -> list[str]:
+        found = [control for control in CONTROLS if control in self.arms]
+        if not found:
+            raise BadInput(f"{self.question} needs a control: one of {', '.join(CONTROLS)}, at strength 1.")
+        return found
+
+    def against_controls(self, metric: str, *, primary: bool) -> Answer:
+        """More than every other choice of channels?"""
+        controls = self._controls()
+        found = corrected(self._effects(metric, controls))
+        shown = [*controls, *(f for f in ("all", "all_but_massive") if f in self.arms)]
+        claim = f"{self._what()} {_CLAIMS[metric]} more than every control"
+        return self._answer(
+            list(found.values()),
+            name=self._name(metric),
+            claim=claim,
+            metric=metric,
+            primary=primary,
+            extra=[levels(metric_of(metric), self._means(metric, shown))],
+        )
+
+    def attributes(self, metrics: Sequence[str]) -> Iterable[Answer]:
+        """Which attributes ride on massive channels? Corrected over all attributes and controls."""
+        controls = self._controls()
+        found = corrected(
+            {
+                (metric, control): effect
+                for metric in metrics
+                for control, effect in self._effects(metric, controls).items()
+            }
+        )
+        for metric in metrics:
+            level = self.measured.level(metric, self._contrast(MASSIVE))
+            attribute = metric.removeprefix("moved.")
+            rate = (
+                f"Transfer rate of {attribute}: {figure(level.mean)} (95 % CI {figure(level.low)} to "
+                f"{figure(level.high)}, n = {level.n} prompts)"
+                if np.isfinite(level.low)
+                else f"Transfer rate of {attribute}: {figure(level.mean)} (n = {level.n} prompts)"
+            )
+            before = self._unedited(metric)
+            yield self._answer(
+                [found[metric, control] for control in controls],
+                name=self._name(metric),
+                claim=f"{self._what()} gives the image the source's {attribute} more often than every "
+                "control",
+                metric=metric,
+                comparisons=len(found),
+                extra=[rate, before, levels(metric_of(metric), self._means(metric, controls))],
+            )
+
+    def _unedited(self, metric: str) -> str:
+        """How often the unedited target reads as the source's already, where that was measured."""
+        rows = self.effects[
+            (self.effects["metric"] == metric)
+            & (self.effects["family"] == "latent_blend")
+            & self.effects["strength"].isin([0.0, 1.0])
+        ]
+        means = rows.groupby("strength")["value"].mean()
+        if not {0.0, 1.0} <= set(means.index):
+            return ""
+        return (
+            f"The unedited target reads so in {figure(means[0.0])}, the source itself in {figure(means[1.0])}"
+        )
+
+    def against_the_rest(self, metric: str) -> Iterable[Answer]:
+        """More than all other channels together?"""
+        if "all_but_massive" not in self.arms:
+            return
+        found = self._effects(metric, ["all_but_massive"])
+        yield self._answer(
+            list(found.values()),
+            name=self._name("rest", metric),
+            claim=f"{self._what()} {_CLAIMS[metric]} more than all other channels together",
+            metric=metric,
+            words={"all_but_massive": "all other channels together"},
+        )
+
+    def against_blends(self, metric: str) -> Iterable[Answer]:
+        """More than a blend that changes the picture as much? Blends are taken at the same SSIM."""
+        there = [kind for kind in BLENDS if kind in set(self.effects["family"])]
+        equal = at_equal_change(self.effects, there, metric, arms=self.arms[MASSIVE])
+        if equal is None:
+            return
+        columns = ["arm", "prompt", "seed", "metric", "value"]
+        both = pd.concat([by_unit(self.effects)[columns], equal[columns]], ignore_index=True)
+        measured = Measured(both, self.judging)
+        found = {
+            kind: measured.effect(metric, self._contrast(MASSIVE), {f"{kind}.equal": 1.0}, control_name=kind)
+            for kind in dict.fromkeys(equal["family"])
+        }
+        words = {
+            "latent_blend": "latents blended",
+            "pixel_blend": "pixels blended",
+            "prompt_blend": "prompt embeddings blended",
+        }
+        shown = {"massive": measured.mean(metric, self._contrast(MASSIVE))} | {
+            words[kind]: measured.mean(metric, {f"{kind}.equal": 1.0}) for kind in found
+        }
+        yield self._answer(
+            list(corrected(found).values()),
+            name=self._name("blends", metric),
+            claim=f"{self._what()} {_CLAIMS[metric]} more than blending that changes it as much",
+            metric=metric,
+            words={kind: f"{words[kind]} to the same SSIM" for kind in found},
+            extra=[levels(metric_of(metric), shown)],
+        )
+
+    def inside_and_outside(self) -> Iterable[Answer]:
+        """More inside the carried mask than outside? Of pictures alone: prompts carry every token."""
+        if self.question == TEXT:
+            return
+        rows = by_unit(self.effects[self.effects["metric"].isin(["change_inside", "change_outside"])])
+        # Both sides become one metric, and outside an arm of its own, so that they are compared in pairs.
+        outside = rows["metric"] == "change_outside"
+        arms = rows["arm"].where(~outside, rows["arm"] + ".outside")
+        measured = Measured(rows.assign(arm=arms, metric="change_inside"), self.judging)
+        inside = self._contrast(MASSIVE)
+        beside = {f"{arm}.outside": weight for arm, weight in inside.items()}
+        found = measured.effect("change_inside", inside, beside, control_name="outside")
+        if not found.n:
+            return
+        yield self._answer(
+            [found],
+            name=self._name("inside"),
+            claim=f"{self._what()} changes the image more inside the carried mask than outside of it",
+            metric="change_inside",
+            title="root mean square change of pixels",
+            words={"outside": "the pixels outside the mask"},
+        )
+
+    def _answer(self, effects: Sequence[Effect], **about: Any) -> Answer:
+        made = joint_answer(effects, direction="greater", alpha=self.judging.alpha, sources=SOURCES, **about)
+        return made.model_copy(
+            update={"sentence": of_units(made.sentence, _UNITS[self.question]), "question": self.question}
+        )
+
+
+def by_unit(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects as `Measured` reads them: the unit in place of the prompt, its sides as further seeds."""
+    sides = {side: i for i, side in enumerate(sorted(set(effects["side"])))}
+    seeds = effects["seed"] * len(sides) + effects["side"].map(sides)
+    return pd.DataFrame(
+        {
+            "arm": effects["arm"],
+            "prompt": effects["unit"],
+            "seed": seeds,
+            "metric": effects["metric"],
+            "value": effects["value"],
+            "family": effects["family"],
+        }
+    )
+
+
+def at_equal_change(
+    effects: pd.DataFrame, kinds: Sequence[str], metric: str, *, arms: Sequence[str]
+) -> pd.DataFrame | None:
+    """Each blend's metric at the strength at which its SSIM to the target is that of the edited image.
+
+    Linear between the strengths that were measured, which must include 0 and 1; where the edit changed the
+    image more than the source itself differs, the source's value. Rows as `by_unit` makes them, arms called
+    "<kind>.equal". None where SSIM or blends are missing.
+    """
+    rows = by_unit(effects).assign(strength=effects["strength"])
+    at = ["prompt", "seed"]
+    edited = rows[(rows["arm"].isin(list(arms))) & (rows["metric"] == "ssim")].groupby(at)["value"].mean()
+    found = []
+    for kind in kinds:
+        mine = rows[(rows["family"] == kind) & rows["metric"].isin(["ssim", metric])]
+        table = mine.pivot_table(index=[*at, "strength"], columns="metric", values="value")
+        if not {"ssim", metric} <= set(table.columns):
+            continue
+        for key, curve in table.groupby(level=[0, 1]):
+            curve = curve.dropna()
+            strengths = curve.index.get_level_values("strength")
+            if key not in edited.index or not {0.0, 1.0} <= set(strengths):
+                continue
+            order = np.argsort(curve["ssim"].to_numpy(), kind="stable")
+            x, y = curve["ssim"].to_numpy()[order], curve[metric].to_numpy()[order]
+            value = float(np.interp(edited[key], x, y))
+            found.append((f"{kind}.equal", *key, metric, value, kind))
+    if not found:
+        return None
+    return pd.DataFrame(found, columns=["arm", "prompt", "seed", "metric", "value", "family"])
+
+
+def of_units(sentence: str, unit: str) -> str:
+    """A sentence whose counts of prompts are counts of other units.
+
+    >>> of_units("n = 3 prompts, n = 1 prompt", "pair")
+    'n = 3 pairs, n = 1 pair'
+    """
+    counted = re.sub(r"(n = \d+) prompt(s?)\b", rf"\1 {unit}\2", sentence)
+    return re.sub(r"\b(\d+) prompts cannot", rf"\1 {unit}s cannot", counted)
