@@ -66,7 +66,7 @@ def channel_families(
         BadInput: another stream, or a kind that is an edit and no choice of channels; else as
         `dit_lens.controls`.
 
-    >>> [family.name for family in channel_families(massive, stats, {"low": 1, "random": 2})]
+    >>> [family.name for family in channel_families(massive, stats, controls_drawn={"low": 1, "random": 2})]
     ['massive', 'low', 'random', 'random', 'all', 'all_but_massive']
     """
     _require_image(massive)
