@@ -65,7 +65,8 @@ def spatial_study(
         BadInput: what `plan_harvest` refuses, or a truth that does not fit; before any forward pass where
         that can be known.
 
-    >>> families = channel_families(massive, stats, {"random": 1})
+    >>> from dit_lens.methods.spatial import channel_families
+    >>> families = channel_families(massive, stats, controls_drawn={"random": 1})
     >>> table = spatial_study(lens, families, prompts, blocks=[7], sampling={"steps": 4})
     >>> table.groupby("family").iou.mean().index.tolist()
     ['all', 'all_but_massive', 'massive', 'random']
