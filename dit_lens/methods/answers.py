@@ -272,7 +272,7 @@ class Results(_Frozen):
     def load(cls, path: str | os.PathLike[str]) -> Results:
         """Read `results.json`, or that of a run folder; raises `BadInput` as `from_json`, or if it is absent.
 
-        >>> Results.load("reports/massive_activations")["disruption.alignment"].outcome
+        >>> Results.load("reports/massive_activations")["disruption.semantics"].outcome
         'supported'
         """
         place = Path(path)
