@@ -93,7 +93,7 @@ def family_carries(
 
     >>> setting = dl.Setting(massive, stats, num_blocks=8, num_steps=4)
     >>> [carry.name for carry in family_carries(setting, ["massive"], strengths=[0.5, 1])]
-    ['massive-s0.5', 'massive-s1']
+    ['massive.s-0.5', 'massive.s-1']
     """
     found: list[Carry] = []
     for family in families:
