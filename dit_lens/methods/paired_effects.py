@@ -131,6 +131,7 @@ def random_draw_effect(
 
 
 def rank_note(p: float | None, draws: int) -> str:
+    """The rank of the treatment among so many draws, in words; a p of None for too few draws."""
     if p is None:
         return f"{counted(draws, 'random draw')} are too few for a rank p-value, which needs {MIN_DRAWS}"
     return f"rank p-value among {counted(draws, 'random draw')}, at least {1 / (draws + 1):.2g}"
@@ -150,6 +151,7 @@ def _finite_only(differences: Array) -> tuple[Array, list[str]]:
 
 
 def no_effect(name: str, control: str, notes: list[str], confidence: float) -> Effect:
+    """The effect where no prompt is left: no estimate, and a note that says so."""
     note = "; ".join([*notes, "no prompt is left"])
     return Effect(name, None, None, None, 0, None, None, control, note, None, confidence)
 
@@ -159,4 +161,5 @@ def _sd(x: Array) -> float | None:
 
 
 def counted(number: int, thing: str) -> str:
+    """A number and its noun, in the plural where it is not one."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
