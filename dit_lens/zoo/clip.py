@@ -48,6 +48,7 @@ def text_config(tokenizer: CLIPTokenizer, *, layers: int, activation: str) -> CL
 
 
 def vision_config() -> CLIPVisionConfig:
+    """The architecture of the image side."""
     return CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
