@@ -100,6 +100,7 @@ def _system_message(error: MemoryError | OSError) -> str:
 
 
 def say(text: str) -> None:
+    """Print a line for the reader, on stderr."""
     typer.echo(inert(text), err=True)
 
 
@@ -115,6 +116,7 @@ def inert(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
+    """Print a result as JSON, on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
