@@ -71,6 +71,7 @@ def list_memory(
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print pairs as two columns."""
     width = max((len(first) for first, _ in rows), default=0)
     for first, second in rows:
         typer.echo(f"{first:<{width}}  {second}")
