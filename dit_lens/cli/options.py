@@ -33,6 +33,7 @@ Dtype = Annotated[
 
 
 def open_lens(model: str, device: str = "cpu", dtype: str | None = None) -> DiTLens:
+    """Load a model without its libraries' chatter."""
     quieten_libraries(model)
     from dit_lens.model.loading import load
 
@@ -53,6 +54,7 @@ def quieten_libraries(model: str) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
+    """Seeds from whole numbers separated by commas; raises `BadInput` for anything else."""
     try:
         found = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -94,6 +96,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
 
 
 def require_known(option: str, asked: str, known: tuple[str, ...]) -> None:
+    """Raise `BadInput` for a value of an option that is none of the known ones."""
     from dit_lens.errors import did_you_mean
 
     if asked not in known:
