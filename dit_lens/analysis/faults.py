@@ -81,6 +81,7 @@ _KINDS = {
 
 
 def short(value: Any) -> str:
+    """A value as it is quoted in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
