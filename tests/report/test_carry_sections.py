@@ -101,7 +101,8 @@ def test_every_family_is_drawn_in_both_directions_with_its_interval(name, column
             np.testing.assert_allclose(lines["massive"].y, rows["mean"])
             bands = {t.legendgroup: t for t in figure.data if t.xaxis == axis and t.hoverinfo == "skip"}
             np.testing.assert_allclose(bands["massive"].y[: len(rows)], rows["ci_high"])
-            np.testing.assert_allclose(lines["massive"].customdata, rows[["ci_low", "ci_high", "n"]])
+            intervals = rows[["ci_low", "ci_high", "n"]].to_numpy(dtype=float)
+            np.testing.assert_allclose(lines["massive"].customdata, intervals)
             assert "95 % CI" in lines["massive"].hovertemplate
     legend = [trace.name for trace in figure.data if trace.showlegend is True]
     assert len(legend) == len(set(legend)) == len(REACH)
