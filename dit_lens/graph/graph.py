@@ -458,7 +458,7 @@ class InterventionGraph:
         >>> print(g.plan(lens))
         graph ...: 1 trajectories of 1 prompts × seeds, 4 steps
           forwards      6, of at most 16 arms
-          block passes  54 (32 clean, 11 arm, 11 sham), 0.84 of those without reuse
+          block passes  54 (32 clean, 11 arm, 11 sham), 0.56 of those without reuse
           memory        168 kB held for reuse, 0 B read
         """
         from dit_lens.graph.planner import make_plan

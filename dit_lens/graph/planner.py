@@ -52,9 +52,8 @@ def make_plan(graph: CheckedGraph, *, arms_per_forward: int | None = None, sham:
                 for row, blocks in zip(forward.rows, blocks_run(graph, unit, forward), strict=True):
                     kinds[unit.rows[row].kind] += blocks
         for i, each in enumerate(unit.rows):
-            if each.kind != "sham":
-                steps = [s for s in range(each.last + 1) if not each.borrows or (i, s) in unit.works]
-                without += len(steps) * graph.num_blocks
+            steps = [s for s in range(each.last + 1) if not each.borrows or (i, s) in unit.works]
+            without += len(steps) * graph.num_blocks
     return Plan(
         graph=graph,
         arms_per_forward=most,
