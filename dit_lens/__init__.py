@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from dit_lens.model.inversion import encode, inverted_path, noised_path
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.loading import load
+    from dit_lens.model.matching import matched_path
     from dit_lens.model.pictures import read_picture
     from dit_lens.model.sampling import Sampling, Trajectory
     from dit_lens.report import plots
@@ -106,6 +107,7 @@ _HOMES = {
     "encode": "dit_lens.model.inversion",
     "noised_path": "dit_lens.model.inversion",
     "inverted_path": "dit_lens.model.inversion",
+    "matched_path": "dit_lens.model.matching",
     "run_analysis": "dit_lens.analysis.run",
     "plots": "dit_lens.report.plots",
 }
@@ -159,6 +161,7 @@ __all__ = [
     "encode",
     "noised_path",
     "inverted_path",
+    "matched_path",
     "run_analysis",
     "plots",
     "DitLensError",

@@ -124,7 +124,7 @@ class GivenPath:
             raise BadInput(
                 f"The given path ({self.origin}) has {self.steps} steps from sigma {self.sigmas[0]:.4g}, "
                 f"and this run has {len(schedule) - 1} from {schedule[0]:.4g}: their sigmas differ. Make the "
-                "path with this run's sampling."
+                "path with this run's sampling; matched_path makes one of a run with other steps."
             )
 
     # ------------------------------------------------------------------ files

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dit_lens as dl
 from dit_lens.errors import BadInput
-from dit_lens.run.matching import RULES, matched
+from dit_lens.model.given import GivenPath
+from dit_lens.model.matching import RULES, matched, matched_path
 
 pytestmark = pytest.mark.pure
 
@@ -61,3 +63,44 @@ def test_a_runs_own_sigmas_give_its_latents_bit_for_bit(rule):
 def test_what_cannot_be_matched_is_refused(args, rule, says):
     with pytest.raises(BadInput, match=says):
         matched(*args, rule=rule)
+
+
+# ---------------------------------------------------------------------------------- carried into a run
+AT, HOW = "blocks.1-2.resid_post.image", {"guidance_scale": 4.5, "max_sequence_length": 0}
+
+
+def carried(lens, source=None, **paths):
+    """Latents of a target of three steps into which a donor is patched: a trajectory, or a given path."""
+    g = dl.InterventionGraph(sampling={"steps": 3, **HOW})
+    donor = g.trajectory(prompt="blue", seed=0, **({"path": "source"} if source else {}))
+    target = g.trajectory(prompt="a red circle", seed=0)
+    g.patch(donor, into=target, at=AT, channels=[3, 9])
+    more = {"paths": {"source": source}} if source else {}
+    done = dl.run(lens, g, arms_per_forward=1, progress=False, images=False, **more)
+    return done[target].latents
+
+
+@pytest.mark.tiny
+def test_a_run_of_the_same_steps_is_carried_as_a_trajectory_of_the_graph_is(tiny_lens):
+    run = tiny_lens.generate(["a tree", "blue"], seeds=[0], steps=3, batch_size=1, progress=False, **HOW)
+    paths = matched_path(tiny_lens, run, sampling=tiny_lens.sampling(steps=3, **HOW))
+    assert [(path.prompt, path.seed) for path in paths] == [("a tree", 0), ("blue", 0)]
+    assert torch.equal(paths[1].latents, run.latents[1].float())
+    assert torch.equal(carried(tiny_lens, paths[1]), carried(tiny_lens))
+
+
+@pytest.mark.tiny
+def test_a_run_of_other_steps_is_carried_by_its_noise(tiny_sd3_lens):
+    lens = tiny_sd3_lens
+    run = lens.generate("blue", seeds=[0], steps=7, progress=False, **HOW)
+    with pytest.raises(BadInput, match=r"7 steps .* and this run has 3 .* matched_path makes one"):
+        carried(lens, GivenPath(run.latents[0], tuple(run.sigmas.tolist()), "blue", seed=0))
+    (path,) = matched_path(lens, run, sampling=lens.sampling(steps=3, **HOW))
+    levels = lens.generate("blue", seeds=[0], steps=3, progress=False, **HOW).sigmas
+    nearest = [int(abs(run.sigmas - sigma).argmin()) for sigma in levels]
+    assert torch.equal(path.latents, run.latents[0][nearest]) and nearest[0] == 0 and nearest[-1] == 7
+    assert path.origin == "7 steps, matched by sigma (nearest)"
+    moved = carried(lens, path)
+    assert torch.equal(moved[0], carried(lens)[0]) and not torch.equal(moved[-1], carried(lens)[-1])
+    with pytest.raises(BadInput, match="there are: nearest, linear"):
+        matched_path(lens, run, rule="best")

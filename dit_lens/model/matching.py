@@ -1,14 +1,24 @@
-"""Latents of a run with one number of steps, at the noise levels of a run with another."""
+"""Latents of a run with one number of steps, at the noise levels of a run with another.
+
+So a run is carried into one of another schedule: its steps are matched by their noise, not by their number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dit_lens.errors import BadInput
+from dit_lens.model.given import GivenPath
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
+    from dit_lens.model.sampling import Sampling, Trajectory
 
 RULES = ("nearest", "linear")
 
@@ -57,3 +67,40 @@ def matched(
     share = (own[before] - target) / (own[before] - own[after]).clamp(min=torch.finfo(torch.float32).tiny)
     share = share.view(-1, *[1] * (latents.ndim - 1)).to(latents)
     return latents[before] + share * (latents[after] - latents[before])
+
+
+def matched_path(
+    lens: DiTLens, run: Trajectory, *, sampling: Sampling | None = None, rule: str = "nearest"
+) -> tuple[GivenPath, ...]:
+    """A run with steps of its own as donors for runs of another schedule: a path per row.
+
+    A trajectory of a graph goes along such a path (`path=`) and is drawn on by `g.patch`: each step of the
+    target then takes over from donor latents of about its own noise. The donor's prompt conditions what is
+    harvested. With the run's own schedule the path is the run, bit for bit.
+
+    Args:
+        run: what `lens.generate` gave, in the size of the runs it is carried into.
+        sampling: of those runs; the model's default unless given.
+        rule: as in `matched`.
+
+    Raises:
+        BadInput: an unknown rule, or sigmas that cannot be matched.
+
+    >>> source = lens.generate("a red star on the left", seeds=[0], steps=6, progress=False)
+    >>> (path,) = matched_path(lens, source, sampling=lens.sampling(steps=4))
+    >>> path.steps, path.origin
+    (4, '6 steps, matched by sigma (nearest)')
+    >>> g = dl.InterventionGraph(sampling={"steps": 4})
+    >>> target = g.trajectory(prompt="a blue star", seed=0)
+    >>> donor = g.trajectory(prompt=path.prompt, seed=0, path="source")
+    >>> g.patch(donor, into=target, at="blocks.*.resid_post.image", channels=[3])
+    >>> dl.run(lens, g, paths={"source": path}, progress=False)[target].image.size
+    (48, 48)
+    """
+    schedule = replace(sampling or lens.defaults, guidance_scale=1.0)
+    sigmas = lens.prepare_rows(list(run.prompts[:1]), [0], schedule).sigmas.tolist()
+    own, origin = run.sigmas.tolist(), f"{run.sampling.steps} steps, matched by sigma ({rule})"
+    return tuple(
+        GivenPath(matched(latents.float().cpu(), own, sigmas, rule=rule), tuple(sigmas), prompt, seed, origin)
+        for latents, prompt, seed in zip(run.latents, run.prompts, run.seeds, strict=True)
+    )
