@@ -28,7 +28,11 @@ app = typer.Typer(
     add_completion=False,
     **_PLAIN,
 )
-listing = typer.Typer(help="List hook points, models or analyses.", **_PLAIN)
+listing = typer.Typer(
+    help="List hook points, models or analyses.",
+    epilog="\b\nExample:\n  dit-lens list hook-points shapes-sd3",
+    **_PLAIN,
+)
 app.add_typer(listing, name="list")
 
 _debug = False
@@ -116,8 +120,9 @@ def inert(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON, on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a result as JSON, on stdout; control characters that JSON lets pass are escaped, too."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    typer.echo("".join(f"\\u{ord(each):04x}" if "\x7f" <= each <= "\x9f" else each for each in text))
 
 
 @contextmanager

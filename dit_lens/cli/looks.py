@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dit_lens.cli.frame import app, command, print_json, say, stdout_kept_for_results
+from dit_lens.cli.frame import app, command, inert, print_json, say, stdout_kept_for_results
 from dit_lens.cli.options import (
     AsJson,
     Device,
@@ -59,7 +59,7 @@ def discover(
         chosen = stats.select(top_k=top_k, statistic=statistic, stream=stream)
         if out is not None:
             chosen.save(out)
-    typer.echo(chosen.to_json().rstrip() if as_json else repr(chosen))
+    typer.echo(chosen.to_json().rstrip() if as_json else inert(repr(chosen)))
     if out is not None:
         say(f"Written to {out}")
 
@@ -120,7 +120,7 @@ def segment(
         options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": block, "step": step}
         look = first_look(lens, prompt, seed, how=how, sampling=sampling, progress=True, **options)
         look.save(out)
-    print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(str(look))
+    print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(inert(str(look)))
     say(f"Written to {out}")
 
 
@@ -186,7 +186,7 @@ def transport(
         options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": blocks, "steps": steps}
         look = first_carry(lens, source, target, seed, strengths=strengths, progress=True, **options)
         look.save(out)
-    print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(str(look))
+    print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(inert(str(look)))
     say(f"Written to {out}")
 
 
@@ -202,6 +202,6 @@ def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: As
     if as_json:
         print_json(report.to_json())
     else:
-        typer.echo(report)
+        typer.echo(inert(str(report)))
     if not report.ok:
         raise typer.Exit(1)

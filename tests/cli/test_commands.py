@@ -46,17 +46,6 @@ def test_the_list_of_commands_is_complete() -> None:
     assert set(root.commands["list"].commands) == {path[1] for path in COMMANDS if len(path) == 2}
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_carries_an_example_that_parses(dit, path: list[str]) -> None:
-    shown = dit(*path, "--help")
-    assert shown.exit_code == 0
-    example = shown.stdout.split("Example:")[1].strip().split(" > ")[0]
-    words = shlex.split(example)
-    assert words[: len(path) + 1] == ["dit-lens", *path]
-    # Parsing refuses unknown options, missing arguments and values of the wrong type.
-    command_at(path).make_context(path[-1], words[len(path) + 1 :])
-
-
 def test_help_comes_at_once_and_loads_no_library() -> None:
     code = (
         "import sys, time; from dit_lens.cli import app\n"
