@@ -9,42 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 import dit_lens
 from dit_lens import cli
 from dit_lens.errors import RunFailure
 
 pytestmark = pytest.mark.pure
-
-COMMANDS = [
-    ["run"],
-    ["discover"],
-    ["segment"],
-    ["transport"],
-    ["check"],
-    ["plan"],
-    ["schema"],
-    ["report"],
-    ["compare"],
-    ["list", "hook-points"],
-    ["list", "models"],
-    ["list", "analyses"],
-]
-
-
-def command_at(path: list[str]):
-    found = typer.main.get_command(cli.app)
-    for name in path:
-        found = found.commands[name]
-    return found
-
-
-def test_the_list_of_commands_is_complete() -> None:
-    root = command_at([])
-    assert set(root.commands) == {path[0] for path in COMMANDS}
-    assert set(root.commands["list"].commands) == {path[1] for path in COMMANDS if len(path) == 2}
-
 
 def test_help_comes_at_once_and_loads_no_library() -> None:
     code = (
