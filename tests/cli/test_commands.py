@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import dit_lens
-from dit_lens import cli
 from dit_lens.errors import RunFailure
 
 pytestmark = pytest.mark.pure
+
 
 def test_help_comes_at_once_and_loads_no_library() -> None:
     code = (
