@@ -1,6 +1,10 @@
-# make demo    set up .venv, run the main analysis on the embedded model, print where its report lies
-# make test    set up .venv and Chromium, run every test
-# make check   lint, format and types
+# make demo       set up .venv, run the main analysis on the embedded model, print where its report lies
+# make test       set up .venv and Chromium, run every test
+# make check      lint, format and types; make format repairs the first two
+# make coverage   the tests again, and which lines none of them ran
+# make notebooks  execute the notebooks on the embedded model, store their outputs, write each as a page
+# make gallery    take the last demo's run into reports/shapes-sd3, which is committed
+# make build      sdist and wheel, in dist/
 #
 # Stamp files make repeated calls quick. Variables: PYTHON=python3.12  VENV=/path/of/a/venv
 # TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" keeps CUDA packages away on Linux.
@@ -11,9 +15,10 @@ VENV    ?= .venv
 TORCH   ?= torch==2.13.0
 PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check
 OUT     ?= reports/massive_activations
+GALLERY ?= reports/shapes-sd3
 DEMO    ?= analyses/massive_activations.yaml
 
-.PHONY: help demo test check format coverage browser clean
+.PHONY: help demo test check format coverage notebooks gallery build browser clean
 .DELETE_ON_ERROR:
 
 help:
@@ -60,6 +65,20 @@ format: $(VENV)/.dev
 coverage: $(VENV)/.dev
 	$(VENV)/bin/coverage run -m pytest $(ARGS)
 	$(VENV)/bin/coverage report
+
+notebooks: $(VENV)/.dev browser
+	$(VENV)/bin/python notebooks/build.py $(ARGS)
+
+# What a report needs, and no cell or raw statistic: with it `dit-lens report` rebuilds the page.
+gallery: $(VENV)/.core
+	@grep -q '"status": "finished"' $(OUT)/run.json || { echo "$(OUT) holds no finished run: make demo"; exit 1; }
+	rm -rf $(GALLERY) && mkdir -p $(GALLERY)
+	cp -r $(addprefix $(OUT)/,run.json spec.yaml results.json channels.json tables images) $(GALLERY)/
+	$(VENV)/bin/dit-lens report $(GALLERY)
+	@size=$$(du -sm $(GALLERY) | cut -f1); echo "$$size MB"; [ "$$size" -le 15 ]
+
+build: $(VENV)/.dev
+	$(VENV)/bin/python -m build
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
