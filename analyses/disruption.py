@@ -3,7 +3,7 @@
 Does zeroing the massive channels of every block take the image further from its prompt than zeroing as many
 low, random or next-largest channels, and further than a change of the same size elsewhere? (arXiv 2605.13974)
 
-    python analyses/disruption.py                          # the embedded model, about a minute on two cores
+    python analyses/disruption.py                          # the embedded model, one or two minutes
     python analyses/disruption.py --prompts 24 --steps 20
 """
 

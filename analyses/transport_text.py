@@ -3,7 +3,7 @@
 Do massive channels, carried from one prompt's run into another's with the same noise, move the picture toward
 the source's prompt further than as many other channels do, moved by as much? (arXiv 2605.13974)
 
-    python analyses/transport_text.py                      # the embedded model, about a minute on two cores
+    python analyses/transport_text.py                      # the embedded model, one or two minutes
     python analyses/transport_text.py --prompts 6 --steps 6
 """
 
