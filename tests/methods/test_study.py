@@ -251,7 +251,7 @@ def test_a_study_does_what_its_plan_says_and_known_results_cost_nothing(lens, fo
     blocks = lens.num_blocks
     per_group = STEPS * blocks + (STEPS * blocks - 1) + 2 * (blocks - 2) + (STEPS * blocks - 1)
     assert plan.block_passes == 4 * per_group
-    assert plan.passes_without_reuse == 4 * (4 * STEPS * blocks)
+    assert plan.passes_without_reuse == 4 * (5 * STEPS * blocks)
     said = []
     again = run(lens, store=CellStore(tmp_path), say=said.append)
     assert forwards["passes"] == plan.forwards
