@@ -97,6 +97,9 @@ class Request:
                     f"readout, {arm.readout!r}. Add "
                     f"{'velocity' if arm.readout == 'step' else 'latent or ssim'} to the metrics."
                 )
+        if not isinstance(sampling, Sampling):
+            sampling = lens.sampling(**(sampling or {}))
+        measures.require_size(sampling.height, sampling.width)
         found = dict(donors or {})
         if any(arm.draws_on_donor for arm in arms):
             _require_donors(found, prompts)
@@ -106,7 +109,7 @@ class Request:
             prompts=prompts,
             seeds=seeds,
             measures=measures,
-            sampling=sampling if isinstance(sampling, Sampling) else lens.sampling(**(sampling or {})),
+            sampling=sampling,
             donors=found,
             material=None if material is None else _remembered(material),
         )

@@ -577,3 +577,10 @@ def test_on_the_embedded_model_every_metric_has_its_value(embedded_lens) -> None
     # What the last block hands on, patched at every step, is the picture.
     assert of("patch", "toward_latent") > 0.8 and of("at-a-step", "toward") > 0.8
     assert of("patch", "attribute.colour") == 0 and of("patch", "attribute.shape") == 1
+
+
+def test_a_picture_too_small_for_a_metric_is_refused_before_any_forward_pass(lens, forwards) -> None:
+    small = {**SAMPLING, "height": 8, "width": 8}
+    with pytest.raises(BadInput, match="ssim"):
+        run_study(lens, ARMS, PROMPTS, SEEDS, measures=Measures(("ssim",)), sampling=small, progress=False)
+    assert forwards["passes"] == 0
