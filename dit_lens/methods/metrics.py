@@ -261,7 +261,7 @@ def compare_images(
     """The image metrics by name, float64 [n] each, in the order asked for.
 
     Args:
-        edited, reference: n pictures each, paired one to one; see `as_pixels` for what they may be.
+        edited, reference: n pictures each, in pairs: PIL images, or arrays [H, W, 3].
         metrics: of `IMAGE_METRICS`; units and directions in `METRICS`.
         cutoff: cycles per pixel between low and high frequencies.
 
