@@ -52,6 +52,19 @@ def test_schema_is_json_schema(dit) -> None:
     assert schema["$schema"].startswith("https://json-schema.org/")
 
 
+@pytest.mark.parametrize(("of", "field"), [("graph", "trajectories"), ("results", "answers")])
+def test_graphs_and_results_have_schemas_too(dit, of: str, field: str) -> None:
+    assert field in json.loads(dit("schema", of).stdout)["properties"]
+
+
+def test_a_graph_takes_no_overrides(dit, tmp_path: Path) -> None:
+    graph = tmp_path / "graph.yaml"
+    graph.write_text("trajectories: [{id: a, prompt: a red circle, seed: 0}]\n", encoding="utf-8")
+    refused = dit("plan", graph, "--set", "seeds=[0]")
+    assert refused.exit_code == 2
+    assert "is an intervention graph; change the file itself" in refused.stderr
+
+
 def test_analyses_are_listed(dit) -> None:
     lines = dit("list", "analyses").stdout.splitlines()
     listed = json.loads(dit("list", "analyses", "--json").stdout)

@@ -102,6 +102,22 @@ def test_a_wrong_address_says_what_exists(text, says):
 
 
 @pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (("temb", 3, None), "it takes no block and no stream"),
+        (("velocity", None, "image"), "it takes no block and no stream"),
+        (("resid_post", None, "image"), "needs a block number from 0 up, not None"),
+        (("resid_post", -1, "image"), "needs a block number from 0 up, not -1"),
+        (("resid_post", True, "image"), "needs a block number from 0 up, not True"),
+        (("resid_post", 3, None), "Streams: image, context"),
+    ],
+)
+def test_a_place_of_the_wrong_parts_is_refused(parts, says):
+    with pytest.raises(BadInput, match=says):
+        HookPoint(*parts)
+
+
+@pytest.mark.parametrize(
     ("pattern", "expected"),
     [
         ("blocks.4.resid_post.image", ["blocks.4.resid_post.image"]),
@@ -130,6 +146,8 @@ def test_patterns(pattern, expected):
         ("block.1.resid_post.image", r"Did you mean 'blocks.1.resid_post.image'"),
         ("blocks.9-2.resid_post.image", "no block 9"),
         ("blocks.5-2.resid_post.image", "runs backwards"),
+        ("blocks.0.9-0.1.resid_post.image", "it needs 0 ≤ low < high ≤ 1"),
+        ("blocks.1.5.resid_post.image", "no fraction of depth: fractions lie between 0.0 and 1.0"),
         ([], "No hook point was named"),
     ],
 )
@@ -170,7 +188,13 @@ def test_steps_by_noise_level():
         select_steps({"sigma": [0, 1]}, 4)
 
 
-@pytest.mark.parametrize("spec", [4, [0, 4], "4", "0:9", True, "two", 1.5, [], {"part": [0, 1]}, None])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        4, [0, 4], "4", "0:9", True, "two", 1.5, [], None, {"part": [0, 1]}, {"fraction": 0.5},
+        {"fraction": [0.5, "x"]}, {"fraction": [0.9, 0.1]}, {"sigma": [0, 1]},
+    ],
+)  # fmt: skip
 def test_steps_that_do_not_exist_are_refused(spec):
     with pytest.raises(BadInput):
         select_steps(spec, 4)

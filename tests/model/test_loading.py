@@ -181,6 +181,12 @@ def test_missing_weights_are_named(folder):
         dit_lens.load(folder)
 
 
+def test_a_part_without_its_configuration_is_named(folder):
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(BadInput, match=r"vae has no config\.json"):
+        dit_lens.load(folder)
+
+
 def test_pickled_weights_are_not_read(folder):
     weights = next((folder / "vae").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
