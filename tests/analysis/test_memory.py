@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dit_lens.analysis.memory import needs_table, published_needs
 from dit_lens.errors import BadInput
+from dit_lens.model.byte_counts import readable_bytes
 
 pytestmark = pytest.mark.tiny
 
@@ -47,6 +50,21 @@ def test_the_table_names_every_number() -> None:
     ]  # fmt: skip
     assert "4.76 B" in lines[4]
     assert needs[0].as_data()["weights_total"] == 2 * published_needs()[0].total
+
+
+def test_the_readmes_table_is_what_is_computed() -> None:
+    text = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Real checkpoints") : text.index("## Traps")]
+    rows = [line.strip("| ").split(" | ")[1:] for line in section.splitlines() if line.startswith("| ")]
+    parts = ("transformer", "total", "without_t5", "largest", "statistics", "step_outputs")
+    expected = [
+        [
+            readable_bytes(n.weights[part] if part == "transformer" else getattr(n, part))
+            for n in published_needs()
+        ]
+        for part in parts
+    ]
+    assert rows[1:] == expected
 
 
 @pytest.mark.parametrize(
