@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,6 @@ from PIL import Image
 
 import dit_lens as dl
 from dit_lens import zoo
-from dit_lens.errors import BadInput
 from dit_lens.report.plots import training as figures
 from dit_lens.zoo.diffusion import SIGNATURE
 from dit_lens.zoo.measure import held_out_captions, picture_accuracy, scorer_accuracy
@@ -108,26 +106,6 @@ def sample_grid(images: list[Image.Image], *, columns: int = 10, rows: int = 4, 
     return grid
 
 
-def _save_picture(figure: Any, file: Path) -> None:
-    """Draw a plotly figure in headless Chromium, as the browser tests do, and save it as PNG."""
-    from playwright.sync_api import sync_playwright
-
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        raise BadInput(
-            "The card's figures are drawn by Chromium, and none is here: apt-get install chromium."
-        )
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = opened.new_page(viewport={"width": 940, "height": 380}, device_scale_factor=1.5)
-        figure.update_layout(width=900, height=340)
-        page.set_default_timeout(180_000)
-        page.set_content(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
-        page.locator(".main-svg").first.wait_for()
-        page.locator(".plot-container").first.screenshot(path=file)
-        opened.close()
-
-
 def write_card(
     folder: Path, numbers: dict[str, Any], training: list[dict[str, Any]], images: list[Image.Image]
 ) -> Path:
@@ -148,8 +126,8 @@ def write_card(
         ],
         columns=["block", "rank", "channel", "statistic", "ratio"],
     )
-    _save_picture(figures.training_curve(losses), pictures / "loss.png")
-    _save_picture(figures.top_ratios(ratios), pictures / "spectrum.png")
+    for name, figure in (("loss", figures.training_curve(losses)), ("spectrum", figures.top_ratios(ratios))):
+        dl.plots.save(figure, pictures / f"{name}.png", width=900, height=340, scale=1.5)
     (folder / "card.json").write_text(json.dumps({"training": training, **numbers}, indent=1) + "\n")
     env = Environment(
         loader=FileSystemLoader(HERE),
@@ -179,7 +157,7 @@ def main(
 ) -> None:
     """Measure shapes-sd3 and shapes-clip and write their model card (about five minutes on two cores).
 
-    Needs the extra [dev] (playwright) and Debian's Chromium for the card's figures.
+    Needs the extra [export] (kaleido) and Debian's Chromium for the card's figures.
 
     Example: python -m dit_lens.zoo.card
     """
