@@ -1,4 +1,4 @@
-"""The model card's program on a few captions: it measures the models that ship, and writes what it measured."""
+"""The model card's program on a few captions: it measures the models that ship, and writes what it found."""
 
 from __future__ import annotations
 
