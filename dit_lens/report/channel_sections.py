@@ -149,15 +149,13 @@ def ratio_map(run: RunView) -> Section:
 
 
 def _peak(rows: pd.DataFrame) -> tuple[Tile, ...]:
-    """Return the first card's numbers: the highest ratio, and whose it is."""
+    """Return the first card's number: the highest ratio, and whose it is."""
     rows = rows.dropna(subset=["ratio"])
     if rows.empty:
         return ()
     peak = rows.loc[rows["ratio"].idxmax()]
-    return (
-        Tile(times(peak["ratio"]), f"the median channel: the highest ratio, in block {int(peak['block'])}"),
-        Tile(str(int(peak["channel"])), "the channel that reaches it"),
-    )
+    where = f"channel {int(peak['channel'])} in block {int(peak['block'])}"
+    return (Tile(times(peak["ratio"]), f"the median channel: the highest ratio, of {where}"),)
 
 
 def life(run: RunView) -> Section:

@@ -11,7 +11,7 @@ from dit_lens.report import effect_findings, plots
 from dit_lens.report.cell_pictures import cell_pictures
 from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
 from dit_lens.report.gallery import gallery
-from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, Tile, View
+from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, View
 from dit_lens.report.text import number
 
 if TYPE_CHECKING:
@@ -73,17 +73,9 @@ def disruption(run: RunView) -> Section:
         f"much as the treatment. {INTERVALS}",
         conclusion=effect_findings.disruption(table, lead),
         answers=run.answers("disruption"),
-        tiles=_sham_tile(run),
         table="disruption",
         repeat=_repeat("disruption", "disruption", metric=lead),
     )
-
-
-def _sham_tile(run: RunView) -> tuple[Tile, ...]:
-    if run.results is None or run.results.sham_difference is None:
-        return ()
-    label = "largest difference that an edit without effect makes (sham, final latents)"
-    return (Tile(number(run.results.sham_difference, 2), label),)
 
 
 def bias_or_carrier(run: RunView) -> Section:

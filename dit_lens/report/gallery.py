@@ -114,20 +114,44 @@ def _html(run: RunView, group: _Group, index: int) -> Markup:
             "<input type='range' min='0' max='100' value='50' aria-label='{}'>"
             "<p class='sides' aria-live='polite'><span>clean</span> <span class='edited'></span></p></div>"
         ).format(f"Clean image: {what}", "Where the clean image ends and the edited one begins")
-    thumbs = Markup("").join(
-        Markup(
-            "<label class='thumb'><input type='radio' name='gallery-{}'{}><img src='{}' alt='{}' "
-            "loading='lazy'><span class='arm'>{}</span></label>"
-        ).format(
-            index,
-            Markup(" checked") if position == 0 else "",
-            data_uri(picture(run, entry), longest=LONGEST),
-            f"Edited image ({entry.caption}): {what}",
-            entry.caption,
+    shown = group.arms[:MOST_ARMS]
+    rows = Markup("").join(
+        Markup("<div class='row'><p>{}</p><div class='thumbs'>{}{}</div></div>").format(
+            title,
+            clean if number == 0 else "",
+            Markup("").join(_thumb(run, entry, index, what, entry is shown[0]) for entry in entries),
         )
-        for position, entry in enumerate(group.arms[:MOST_ARMS])
+        for number, (title, entries) in enumerate(_rows(shown))
     )
     return Markup(
         "<div class='compare' data-group='{}'><p class='who'>{}<small>seed {}</small></p><div class='both'>{}"
-        "<div class='thumbs' role='radiogroup' aria-label='{}'>{}{}</div></div></div>"
-    ).format(index, group.prompt, group.seed, stage, f"Edits of the image: {what}", clean, thumbs)
+        "<div role='radiogroup' aria-label='{}'>{}</div></div></div>"
+    ).format(index, group.prompt, group.seed, stage, f"Edits of the image: {what}", rows)
+
+
+_ROWS = {"": "every block", "block": "one block", "k": "other numbers of channels"}
+
+
+def _rows(arms: tuple[ImageEntry, ...]) -> list[tuple[str, list[ImageEntry]]]:
+    """Return arms by what they edit, which their names say after the first dot: `massive.block-2`."""
+    rows: dict[str, list[ImageEntry]] = {}
+    for entry in arms:
+        place = re.fullmatch(r"[^.]*\.(block|k)-\d+", entry.caption)
+        title = _ROWS[place[1]] if place else _ROWS[""] if "." not in entry.caption else "other edits"
+        rows.setdefault(title, []).append(entry)
+    return list(rows.items())
+
+
+def _thumb(run: RunView, entry: ImageEntry, index: int, what: str, checked: bool) -> Markup:
+    # Names may break where their words end.
+    name = Markup("_<wbr>").join(entry.caption.split("_"))
+    return Markup(
+        "<label class='thumb'><input type='radio' name='gallery-{}'{}><img src='{}' alt='{}' loading='lazy'>"
+        "<span class='arm'>{}</span></label>"
+    ).format(
+        index,
+        Markup(" checked") if checked else "",
+        data_uri(picture(run, entry), longest=LONGEST),
+        f"Edited image ({entry.caption}): {what}",
+        name,
+    )

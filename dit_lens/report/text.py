@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Plotly decodes numeric entities after it has looked for tags, `%{…}` templates and `$…$` formulas.
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _PLOTLY_SPECIAL = {character: f"&#{ord(character)};" for character in "<>$%{}"}
 
 
@@ -63,6 +64,8 @@ def number(value: float, digits: int = 3) -> str:
 
     >>> number(14.2031), number(1536), number(-0.00012), number(float("nan"))
     ('14.2', '1,536', '−0.00012', 'not defined')
+    >>> number(0.0000312, 2)
+    '3.1\\xa0×\\xa010⁻⁵'
     """
     if value is None or not math.isfinite(value):
         return "not defined"
@@ -71,7 +74,8 @@ def number(value: float, digits: int = 3) -> str:
     if abs(value) >= 10 ** (digits - 1):
         text = f"{abs(value):,.0f}"
     elif abs(value) < 1e-4:
-        text = f"{abs(value):.{digits - 1}e}"
+        lead, _, power = f"{abs(value):.{digits - 1}e}".partition("e")
+        text = f"{lead}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(power)).translate(_RAISED)}"
     else:
         text = f"{abs(value):.{digits}g}"
     return f"−{text}" if value < 0 else text

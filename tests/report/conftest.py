@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from dit_lens.methods.answers import RESULTS
-from dit_lens.report import build_report
+from dit_lens.methods.answers import RESULTS, Results
+from dit_lens.report import build_comparison, build_report
 from dit_lens.run.records import GitState, RunFolder, RunRecord
+from tests.report.browser import Visit, chromium, visits
 from tests.report.synthetic_carry import carry_tables, write_carried
+from tests.report.synthetic_cells import arms, write_cells
 from tests.report.synthetic_effects import arm_picture, effect_tables, results, write_arms
 from tests.report.synthetic_spatial import spatial_tables, write_masks
 
@@ -164,11 +169,12 @@ def run_dir(
     """A finished run in a folder whose own name is hostile, with all tables, images, verdicts; read only."""
     path = write_run(
         tmp_path_factory.mktemp("runs") / 'it\'s "a" <run>',
-        {**tables, **effects, **spatial_tables(), **carry_tables()},
+        {**tables, **effects, **spatial_tables(), **carry_tables(), "arms": arms()},
     )
     folder = RunFolder(path)
     write_masks(folder, PROMPTS)
     write_arms(folder, PROMPTS)
+    write_cells(folder, PROMPTS)
     write_carried(folder, (PROMPTS, (HOSTILE, "another target")))
     write_carried(folder, (("", PROMPTS[0]),), begin="carry-image")
     write_carried(folder, (("", PROMPTS[0]),), begin="guide", kind="guide")
@@ -197,3 +203,63 @@ def make_run(tmp_path: Path):  # type: ignore[no-untyped-def]
         return write_run(tmp_path / "run", tables, **record)
 
     return make
+
+
+OTHER = "another 'run' <b>"
+
+
+@pytest.fixture(scope="session")
+def other_dir(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second run: other verdicts, channels, pictures, spec and versions; read only."""
+    path = tmp_path_factory.mktemp("others") / OTHER
+    shutil.copytree(run_dir, path)
+    folder = RunFolder(path)
+    record = folder.record
+    folder.write_record(
+        record.model_copy(
+            update={
+                "title": HOSTILE,
+                "fingerprint": "cd" * 32,
+                "packages": {"torch": "2.14.0"},
+                "seeds": (0, 2),
+            }
+        )
+    )
+    channels = folder.channels()
+    assert channels is not None
+    folder.write_channels({**channels, "blocks": {**channels["blocks"], "3": [81, 17, 40, 6]}})
+    spec = f"# {HOSTILE}\nseeds: [0, 2]\nsampling: {{steps: 8}}\n"
+    (path / "spec.yaml").write_text(spec, encoding="utf-8")
+    before, answers = Results.load(run_dir).answers[0], results(seed=3).answers
+    outcome = "undecided" if before.outcome == "supported" else "supported"
+    changed = answers[0].model_copy(update={"outcome": outcome, "claim": HOSTILE})
+    own = answers[-1].model_copy(update={"name": f"only here {HOSTILE}", "claim": HOSTILE})
+    results(seed=3).model_copy(update={"answers": (changed, *answers[1:-1], own)}).save(path / RESULTS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def comparison(run_dir: Path, other_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison of both runs, the hostile one first; read only."""
+    return build_comparison(other_dir, run_dir, tmp_path_factory.mktemp("pages") / "a 'b' <c>.html")
+
+
+# ------------------------------------------------------------------------------------------------ in Chromium
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Any, report: Path) -> Iterator[Callable[..., Visit]]:
+    """Open the report at a width and in a mode."""
+    with visits(browser) as open_page:
+        yield lambda width=1280, mode="light": open_page(report, width, mode)
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Open any page."""
+    with visits(browser) as opening:
+        yield opening

@@ -2,100 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import re
 
 import pytest
 
+from tests.report.browser import Visit
+from tests.report.synthetic_cells import CELL_BLOCKS, CELL_STEPS
+
 pytestmark = pytest.mark.browser
-
-CHROMIUM = Path(os.environ.get("DIT_LENS_CHROMIUM", "/usr/bin/chromium"))
-PATIENCE = 120_000  # milliseconds: a busy machine draws slowly, and slowness is no defect of the page
-REQUIRED = os.environ.get("DIT_LENS_REQUIRE_BROWSER") == "1"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-def _absent(what: str) -> None:
-    if REQUIRED:
-        pytest.fail(f"{what} (DIT_LENS_REQUIRE_BROWSER=1 asks for it)")
-    pytest.skip(reason=what)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        _absent(f"no Chromium at {CHROMIUM}: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _absent("playwright is not installed: pip install playwright")
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@dataclass
-class Visit:
-    """One opened page, and what it said and asked for."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    console: list[str] = field(default_factory=list)
-
-    def drawn(self) -> list[dict[str, Any]]:
-        """Return each shown figure's section, size, number of traces and overflow."""
-        return self.page.evaluate(
-            """() => [...document.querySelectorAll(".plot-figure:not([hidden]) .plot")].map((plot) => {
-                 const svg = plot.querySelector("svg.main-svg");
-                 const box = svg ? svg.getBoundingClientRect() : { width: 0, height: 0 };
-                 return { section: plot.closest("section").id, width: box.width, height: box.height,
-                          room: plot.clientWidth, traces: plot.data?.length ?? 0,
-                          marks: plot.querySelectorAll(".trace, .hm, image, path").length };
-               })"""
-        )
-
-    def overflow(self) -> int:
-        return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-
-
-@pytest.fixture
-def visit(browser: Any, report: Path) -> Iterator[Any]:
-    """Open the report at a width and in a mode; every visit is closed again."""
-    contexts = []
-
-    def open_page(width: int = 1280, mode: str = "light") -> Visit:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE)
-        seen = Visit(context.new_page())
-        seen.page.on("request", lambda request: seen.requests.append(request.url))
-        seen.page.on("console", lambda message: seen.console.append(f"{message.type}: {message.text}"))
-        seen.page.on("pageerror", lambda error: seen.console.append(f"error: {error}"))
-        seen.page.on("dialog", lambda dialog: (seen.console.append("dialog"), dialog.dismiss()))
-        seen.page.goto(report.absolute().as_uri())
-        drawn(seen)
-        return seen
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> None:
     seen = visit(width, mode)
-    assert [url for url in seen.requests if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert sum(url.startswith("file:") for url in seen.requests) == 1, "the page is one file"
-    assert seen.console == []
-    figures = seen.drawn()
+    assert seen.is_quiet()
+    figures = seen.figures()
     assert len(figures) == 24
     for figure in figures:
         assert figure["traces"] > 0 and figure["marks"] > 0, figure
@@ -141,10 +63,6 @@ def test_another_view_is_drawn_when_it_is_chosen(visit) -> None:
     assert seen.console == []
 
 
-def drawn(seen: Visit) -> None:
-    seen.page.wait_for_selector("html[data-figures=drawn]", state="attached", timeout=PATIENCE)
-
-
 def colours(seen: Visit) -> tuple[str, str]:
     return tuple(
         seen.page.evaluate(
@@ -159,11 +77,11 @@ def test_dark_mode_follows_the_system_and_the_button(visit) -> None:
     assert colours(light)[0] != colours(dark)[0]
     assert colours(light)[1] != colours(dark)[1], "figures change their ink as well"
     light.page.click("#theme")
-    drawn(light)
+    light.wait_until_drawn()
     assert colours(light) == colours(dark)
     assert light.page.get_attribute("#theme", "aria-pressed") == "true"
     light.page.reload()
-    drawn(light)
+    light.wait_until_drawn()
     assert colours(light) == colours(dark), "the choice is remembered"
     light.page.click("#theme")
     assert colours(light)[0] != colours(dark)[0]
@@ -307,3 +225,110 @@ def test_the_keyboard_reaches_the_content_first_and_every_control(visit) -> None
     assert seen.page.evaluate("document.activeElement.id") == "theme"
     seen.page.keyboard.press("Enter")
     assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+# ------------------------------------------------------------------------------------------ pictures of cells
+AT = "#final-map .cells"
+PLACE = """([block, step]) => {
+    const plot = document.querySelector("#final-map .plot-figure:not([hidden]) .plot");
+    const { xaxis, yaxis } = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    return [box.left + xaxis._offset + xaxis.d2p(step), box.top + yaxis._offset + yaxis.d2p(block)]; }"""
+TILE = """(family) => getComputedStyle(document.querySelector(
+    `#final-map .cell-row:not([hidden]) .cell-picture[data-name='${family}']`)).backgroundPosition"""
+
+
+def tile(seen: Visit, block: int, step: int) -> str:
+    """Where the sheet has to lie for a cell to be seen."""
+    return f"{100 * step / 19:.4g}% {100 * block / 7:.4g}%"
+
+
+def rounded(position: str) -> str:
+    return re.sub(r"[\d.]+", lambda found: f"{float(found[0]):.4g}", position)
+
+
+def test_pointing_at_a_cell_shows_its_pictures(visit) -> None:
+    seen = visit()
+    panel = seen.page.locator(AT)
+    seen.page.evaluate(
+        "document.querySelector('#final-map .plot').scrollIntoView({ block: 'center', behavior: 'instant' })"
+    )
+    for block, step in ((CELL_BLOCKS[1], CELL_STEPS[1]), (CELL_BLOCKS[2], CELL_STEPS[0])):
+        x, y = seen.page.evaluate(PLACE, [block, step])
+        seen.page.mouse.move(x - 3, y - 3)
+        seen.page.mouse.move(x, y)
+        seen.page.wait_for_selector(f"{AT}[data-at='block {block}, step {step}']")
+        assert rounded(seen.page.evaluate(TILE, "massive channels")) == tile(seen, block, step)
+        assert rounded(seen.page.evaluate(TILE, "energy matched")) == tile(seen, block, step)
+    label = panel.locator(".cell-picture[data-name='massive channels']").first.get_attribute("aria-label")
+    who = "a large red circle on a blue background, seed 0"
+    assert label == f"massive channels edited in block 7, step 0: {who}"
+    assert seen.console == []
+
+
+def test_pictures_of_cells_are_reached_by_keyboard_and_by_finger(visit) -> None:
+    seen = visit(390)
+    slider = seen.page.locator(f"{AT} .cells-block")
+    slider.focus()
+    before = int(slider.input_value())
+    seen.page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == f"block {before + 1}"
+    assert f"block {before + 1}, " in seen.page.get_attribute(AT, "data-at")
+    assert seen.page.locator("#final-map .hoverlayer .hovertext").count() == 1, "the map says its numbers"
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.className") == "cells-step"
+    assert seen.page.locator(f"{AT} [role=status]").inner_text().startswith("Pictures of block")
+    assert seen.page.locator(f"{AT} .cell-row:visible").count() == 1
+    seen.page.select_option(f"{AT} .cells-prompt", index=1)
+    row = seen.page.locator(f"{AT} .cell-row:visible")
+    assert row.get_attribute("data-group") == "1"
+    assert "<script>alert(1)</script>" in row.locator(".cell-picture").first.get_attribute("aria-label")
+    assert seen.overflow() == 0
+    assert seen.console == []
+
+
+# ------------------------------------------------------------------------------------------ links and copying
+def test_links_and_specs_can_be_copied_from_a_file(visit, report) -> None:
+    seen = visit()
+    seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    seen.page.locator("#dose .anchor").focus()
+    seen.page.keyboard.press("Enter")
+    seen.page.wait_for_function("() => document.getElementById('said').textContent.startsWith('Link')")
+    copied = seen.page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"{report.absolute().as_uri()}#dose"
+    seen.page.locator("#dose .repeat summary").click()
+    button = seen.page.locator("#dose .repeat .copy").first
+    button.click()
+    seen.page.wait_for_selector("#dose .repeat .copy:has-text('Copied')")
+    assert seen.page.evaluate("navigator.clipboard.readText()") == "dit-lens run spec.yaml --out ../again"
+    assert seen.console == []
+
+
+def test_the_contents_mark_the_section_and_fold_on_a_phone(visit) -> None:
+    seen = visit()
+    seen.page.evaluate("document.getElementById('dose').scrollIntoView({ behavior: 'instant' })")
+    seen.page.wait_for_selector(".contents a[href='#dose'][aria-current=true]")
+    assert seen.page.locator(".contents [aria-current]").count() == 1
+    phone = visit(390)
+    assert not phone.page.locator(".contents a").first.is_visible()
+    phone.page.locator(".contents summary").click()
+    phone.page.locator(".contents a[href='#dose']").click()
+    assert not phone.page.locator(".contents a").first.is_visible(), "folded again, to show where it led"
+    assert phone.page.evaluate("location.hash") == "#dose"
+
+
+def test_print_unfolds_what_is_read_and_drops_what_is_clicked(visit) -> None:
+    seen = visit()
+    seen.page.emulate_media(media="print")
+    seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    hidden = ".top, .contents, .chooser, .anchor, .stage, .copy, .cells, .repeat"
+    assert not seen.page.evaluate(
+        "(hidden) => [...document.querySelectorAll(hidden)].some((each) => each.checkVisibility())", hidden
+    )
+    assert seen.page.locator("details.printed:not([open])").count() == 0
+    widest = "Math.max(...[...document.querySelectorAll('.plot svg.main-svg')].map((one) => one.clientWidth))"
+    assert seen.page.evaluate(widest) <= 680
+    seen.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    seen.page.emulate_media(media="screen")
+    assert seen.page.locator("details.printed[open]").count() == 0
+    assert seen.console == []

@@ -257,7 +257,7 @@ def test_what_the_question_answers_is_what_the_sections_show(make_run) -> None:
     assert "massive channels move shape most" in card
     assert "Transfer rate of size" in Page(part(html, "transport-text-attributes")).text
     for said in ("margin", "toward_latent", "transport_text"):
-        assert said not in Page(part(html, "transport-text")).text.split("Rows behind it")[0]
+        assert said not in Page(part(html, "transport-text")).text.split("Rows.")[0]
 
 
 def imaginary_transport(pairs: int = 12) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def test_many_claims_on_one_question_are_folded(make_run) -> None:
 def test_the_sham_stands_beside_the_effects(html, make_run) -> None:
     for section in ("summary", "disruption", "dose", "single-or-all"):
         assert "bit for bit (largest difference 0)" in part(html, section)
-    assert "at most 3.1e-05; effects of that size are numerical" in sham_words(3.1e-5)
+    assert "at most 3.1\xa0×\xa010⁻⁵; effects of that size are numerical" in sham_words(3.1e-5)
     folder = make_run({"disruption": effect_tables()["disruption"]})
     results(sham=2.5e-3).save(folder / RESULTS)
     text = part(build_report(folder).read_text(encoding="utf-8"), "disruption")
@@ -165,7 +165,7 @@ def test_damaged_or_newer_results_cost_the_verdicts_and_nothing_else(make_run, t
     html = build_report(folder).read_text(encoding="utf-8")
     assert said in part(html, "summary")
     assert said in part(html, "verdict-rule")
-    assert "Rows behind it" in part(html, "disruption")
+    assert "Rows." in part(html, "disruption")
 
 
 def test_hostile_sentences_are_text(make_run) -> None:
@@ -189,7 +189,7 @@ def test_the_gallery_holds_every_arm_once_clean_first_and_massive_before_its_con
     section = re.search(r'<section id="gallery".*?</section>', html, flags=re.S).group()
     group = re.search(r"data-group='0'.*?(?=data-group='1')", section, flags=re.S).group()
     assert re.findall(r"<figcaption>(.*?)</figcaption>", group) == ["clean"]
-    assert re.findall(r"<span class='arm'>(.*?)</span>", group) == [
+    assert re.findall(r"<span class='arm'>(.*?)</span>", group.replace("<wbr>", "")) == [
         "massive", "low", "random-2", "random-10", "random_rank_window-0", "energy_matched-0",
         "massive.block-2", "massive.block-11",
     ]  # fmt: skip

@@ -99,7 +99,7 @@ def test_the_summary_repeats_each_sections_sentence(page, html) -> None:
 def test_the_first_card_agrees_with_the_sections(page, run_dir) -> None:
     rows = RunFolder(run_dir).table("ratio_map").query("stream == 'image' and branch == 'cond'")
     peak = rows.loc[rows["ratio"].idxmax()]
-    assert f"the highest ratio, in block {peak['block']}" in page.text
+    assert f"the highest ratio, of channel {peak['channel']} in block {peak['block']}" in page.text
     assert page.text.count(f"{peak['ratio']:.3g}") >= 3, "tile, card and section say the same number"
 
 
@@ -300,5 +300,8 @@ def test_structure_that_a_screen_reader_walks(page) -> None:
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == len(page.all("nav")) == 1
     chosen = [a for a in page.all("input") if a["type"] == "radio"]
-    assert len(page.all("label")) == len(page.all("select")) + len(chosen) > len(chosen)
-    assert all(a.get("aria-label") for a in page.all("input") if a["type"] != "radio")
+    named = {attributes["for"] for attributes in page.all("label") if "for" in attributes}
+    assert {attributes["id"] for attributes in page.all("select")} <= named
+    assert len(page.all("label")) - len(named) == len(chosen) > 0, "a picture's label holds its button"
+    ranges = [a for a in page.all("input") if a["type"] != "radio"]
+    assert all(a.get("aria-label") or a.get("id") in named for a in ranges)

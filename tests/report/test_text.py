@@ -51,7 +51,14 @@ def test_spans_name_each_number_once(values: set[int]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.0, "0"), (14.25, "14.2"), (99.96, "100"), (1536.4, "1,536"), (-0.5, "−0.5"), (1e-7, "1.00e-07")],
+    [
+        (0.0, "0"),
+        (14.25, "14.2"),
+        (99.96, "100"),
+        (1536.4, "1,536"),
+        (-0.5, "−0.5"),
+        (1e-7, "1.00\xa0×\xa010⁻⁷"),
+    ],
 )
 def test_numbers(value: float, shown: str) -> None:
     assert number(value) == shown

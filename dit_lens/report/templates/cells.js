@@ -33,7 +33,7 @@
       show(true);
       const plot = section.querySelector(".plot-figure:not([hidden]) .plot");
       if (!plot?.dataset.drawn) return;
-      window.Plotly.Fx.hover(plot, [{ curveNumber: 0, pointNumber: [Number(block.value), Number(step.value)] }]);
+      window.Plotly.Fx.hover(plot, { xval: steps[step.value], yval: blocks[block.value] }, "xy");
     }
     function leave() {
       const plot = section.querySelector(".plot-figure:not([hidden]) .plot");
