@@ -121,7 +121,10 @@ def _decide(effect: Effect, sign: float, smallest: float | None, alpha: float) -
     if significant and estimate >= (smallest or 0.0):
         return "supported", f"p is at most {alpha:g} and the interval excludes 0"
     if smallest_p(effect.n) > alpha:
-        return "undecided", f"{effect.n} prompts cannot give a p-value of {alpha:g} or less"
+        return (
+            "undecided",
+            f"{effect.n} prompt{'' if effect.n == 1 else 's'} cannot give a p-value of {alpha:g} or less",
+        )
     if high <= 0:
         return "not supported", "the whole interval lies at 0 or on the other side of it"
     if smallest is not None:

@@ -194,7 +194,7 @@ def _transport(
     return Section(
         id=anchor,
         title=title,
-        lead=lead,
+        lead=lead + _steps(run, "transport"),
         extra=grid,
         views=tuple(
             View(
@@ -277,6 +277,15 @@ def _curves(run: RunView) -> tuple[Section, ...]:
     )
 
 
+def _steps(run: RunView, part: str) -> str:
+    """Return a sentence on how many steps a part's runs took, where these are not the analysis's own."""
+    asked = run.spec.get(part)
+    own, others = asked.get("steps") if isinstance(asked, dict) else None, run.record.sampling.get("steps")
+    if own is None or own == others:
+        return ""
+    return f" These runs take {own} denoising steps, not {others}; verdicts may depend on that."
+
+
 # -------------------------------------------------------------------------------------------------- guidance
 def detail_guidance(run: RunView) -> Section:
     """Does Detail Guidance help?"""
@@ -291,7 +300,8 @@ def detail_guidance(run: RunView) -> Section:
         id="detail-guidance",
         title="Does Detail Guidance help?",
         lead="Detail Guidance (2510.11538): at every step the model also predicts a velocity without its "
-        "massive channels, and the run is pushed away from it, v + w · (v − v without them).",
+        "massive channels, and the run is pushed away from it, v + w · (v − v without them)."
+        + _steps(run, "guidance"),
         extra=grid,
         views=tuple(
             View(metric_words(metric).title, plots.detail_guidance(table, metric=metric)) for metric in shown

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from dit_lens.errors import BadInput
 from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
@@ -106,11 +104,7 @@ def _made(builder: SectionBuilder, run: RunView) -> Section:
 
 def _asked(run: RunView) -> tuple[str, ...]:
     """Return the questions that a run's spec names; none where it cannot be read."""
-    try:
-        spec = yaml.safe_load(run.folder.spec_text)
-    except yaml.YAMLError:
-        return ()
-    asked = spec.get("sections") if isinstance(spec, dict) else None
+    asked = run.spec.get("sections")
     return tuple(map(str, asked)) if isinstance(asked, list) else ()
 
 

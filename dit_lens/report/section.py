@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from markupsafe import Markup
 
 from dit_lens.errors import BadInput
@@ -98,6 +99,15 @@ class RunView:
     def record(self) -> RunRecord:
         """The run's record."""
         return self.folder.record
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec; empty where it cannot be read."""
+        try:
+            spec = yaml.safe_load(self.folder.spec_text)
+        except yaml.YAMLError:
+            return {}
+        return spec if isinstance(spec, dict) else {}
 
     @cached_property
     def channels(self) -> dict[str, Any] | None:

@@ -310,7 +310,7 @@ class Maps:
 def _why_undecided(n: int, cells: int, judging: Judging) -> str:
     """Why a map in which no cell passes excludes none: p-values of few prompts are coarse."""
     if smallest_p(n) > judging.alpha:
-        return f"{n} prompts cannot give a p-value of {judging.alpha:g} or less"
+        return f"{n} prompt{'' if n == 1 else 's'} cannot give a p-value of {judging.alpha:g} or less"
     # Random sign patterns stand for all where there are too many; then these limit p.
     least = max(smallest_p(n), 2 / (judging.resamples + 1) if 2**n > judging.resamples else 0.0)
     needed = math.ceil(cells * least / judging.alpha)

@@ -68,8 +68,8 @@ def effect_map(
         wide=3,
         narrow=1,
         height=int(np.clip(24 * len(blocks), 150, 480)),
-        x={"dtick": max(1, -(-len(steps) // _MOST_TICKS)), "showgrid": False, "constrain": "domain"},
-        y={"dtick": max(1, -(-len(blocks) // 12)), "showgrid": False},
+        x={"tickvals": _some(steps, _MOST_TICKS), "showgrid": False, "constrain": "domain"},
+        y={"tickvals": _some(blocks, 12), "showgrid": False},
         x_title=STEP_AXIS if len(titles) == 1 else "denoising step",
         y_title=BLOCK_AXIS,
         gap=0.06,
@@ -259,3 +259,8 @@ def _colours(figure: go.Figure, panels: Panels, means: list[Grid], difference: G
         if ".colorbar." in key:
             axis, _, attribute = key.split(".")
             figure.layout[axis].colorbar[attribute] = value
+
+
+def _some(values: list[int], most: int) -> list[int]:
+    """Return every so many of the values, from the first on, and no more than `most`."""
+    return values[:: max(1, -(-len(values) // most))]
