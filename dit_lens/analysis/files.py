@@ -20,13 +20,30 @@ def packaged() -> dict[str, Path]:
     return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
 
 
+def named_path(written: str | Path, *, asked_by: str, folder: Path = Path()) -> Path:
+    """The path that a user named, relative to a folder, with ~ expanded; nothing need lie there.
+
+    Raises:
+        BadInput: no system could open it: nobody has that home, the name is too long, …
+    """
+    try:
+        path = folder / Path(written).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{asked_by}: {short(str(written))} cannot be opened as a path: {why}.") from None
+    return path
+
+
 def find_spec(source: str | Path) -> Path:
     """The file of a spec given by path, or by the name of a packaged analysis.
 
     Raises:
         BadInput: there is neither such a file nor such a name.
     """
-    path = Path(source).expanduser()
+    path = named_path(source, asked_by="spec")
     if path.is_file():
         return path
     if path.is_dir():
@@ -65,7 +82,7 @@ def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
     Raises:
         BadInput: the file is missing, not UTF-8, holds no prompt, or holds one twice.
     """
-    path = Path(path).expanduser()
+    path = named_path(path, asked_by=asked_by or "prompts file")
     text = _asked_text(path, "prompts file", asked_by)
     found: dict[str, int] = {}
     for number, prompt in _entries(text):
@@ -90,7 +107,7 @@ def read_pairs(path: str | Path, *, asked_by: str = "") -> tuple[tuple[str, str]
     Raises:
         BadInput: the file is missing, not UTF-8, holds no pair, or a line that is none.
     """
-    path = Path(path).expanduser()
+    path = named_path(path, asked_by=asked_by or "pairs file")
     text = _asked_text(path, "pairs file", asked_by)
     pairs = []
     for number, line in _entries(text):

@@ -5,7 +5,7 @@ Files are data: YAML goes through the safe loader, and nothing in a spec is exec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from dit_lens.analysis.faults import Key, explained
-from dit_lens.analysis.files import find_spec, read_pairs, read_prompts, read_text
+from dit_lens.analysis.files import find_spec, named_path, read_pairs, read_prompts, read_text
 from dit_lens.analysis.spec import SELECTIONS, AnalysisSpec
 from dit_lens.errors import BadInput
 
@@ -27,12 +27,19 @@ _FILES = {
 }
 """Keys whose value may name a text file, and how it is read; it lies relative to the spec."""
 
-_WEIGHTS = tuple((part, "lpips") for part in ("effects", "transport", "guidance"))
+_PLACES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("spatial", "truth"): ("picture", "caption", "transformers:"),
+    ("source", "image"): (),
+    ("source", "mask"): ("segment", "whole"),
+    **{(part, "lpips"): ("cached",) for part in ("effects", "transport", "guidance")},
+}
+"""Keys whose value names a file or folder that stays where it is, and the words that name none; a word that
+ends in a colon begins one. A spec holds these paths in full, so that it can be repeated from anywhere."""
 
 
 def is_graph(source: str | Path) -> bool:
     """Whether a file holds an intervention graph rather than an analysis: it lists trajectories."""
-    path = Path(source).expanduser()
+    path = named_path(source, asked_by="spec")
     if not path.is_file():
         return False
     data, _ = _load_yaml(path)
@@ -83,16 +90,16 @@ def _build(
     for text in overrides:
         _override(data, text)
     if isinstance(data.get("prompts"), str):
-        data["prompts"] = read_prompts(folder / data["prompts"], asked_by=f"{place}: prompts")
+        data["prompts"] = _read(read_prompts, data["prompts"], folder, f"{place}: prompts")
     for (part, key), read in _FILES.items():
         inside = data.get(part)
         if isinstance(inside, dict) and isinstance(inside.get(key), str):
-            inside[key] = read(folder / inside[key], asked_by=f"{place}: {part}.{key}")
+            inside[key] = _read(read, inside[key], folder, f"{place}: {part}.{key}")
     data.setdefault("name", stem)
     if isinstance(data["name"], str):
         data.setdefault("title", data["name"].replace("_", " ").capitalize())
-    _pin_local_model(data)
-    _pin_files(data, folder)
+    _pin_local_folders(data, place)
+    _pin_places(data, folder, place)
     try:
         return AnalysisSpec.model_validate(data)
     except ValidationError as error:
@@ -105,26 +112,39 @@ def _build(
         raise BadInput("\n".join(explained(error.errors(), data, heads, f"{place}: "))) from None
 
 
-def _pin_local_model(data: dict[str, Any]) -> None:
-    """Turn the relative folder of a model into an absolute one, so that the run folder's spec stays valid."""
+def _read(read: Callable[..., Any], written: str, folder: Path, asked_by: str) -> Any:
+    return read(named_path(written, asked_by=asked_by, folder=folder), asked_by=asked_by)
+
+
+def _pin_local_folders(data: dict[str, Any], place: str) -> None:
+    """Turn relative folders of models into absolute ones, so that the run folder's spec stays valid.
+
+    They lie relative to the current folder, and what is no folder is a hub id.
+    """
     from dit_lens import zoo
 
-    model = data.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("name"), str) or model["name"] in zoo.names():
-        return
-    folder = Path(model["name"]).expanduser()
-    if folder.is_dir():
-        data["model"] = {**model, "name": str(folder.resolve())}
-
-
-def _pin_files(data: dict[str, Any], folder: Path) -> None:
-    """Likewise a folder of masks, a picture, a mask and weights, where the names are those of files."""
-    for part, key in (("spatial", "truth"), ("source", "image"), ("source", "mask"), *_WEIGHTS):
+    ratings = ((part, "alignment") for part in ("effects", "transport", "guidance"))
+    for part, key in (("model", "name"), *ratings):
         inside = data.get(part)
-        if isinstance(inside, dict) and isinstance(inside.get(key), str):
-            place = folder / Path(inside[key]).expanduser()
-            if place.exists():
-                inside[key] = str(place.resolve())
+        if isinstance(inside, dict) and isinstance(inside.get(key), str) and inside[key] not in zoo.names():
+            folder = named_path(inside[key], asked_by=f"{place}: {part}.{key}")
+            if inside[key] and folder.is_dir():
+                data[part] = {**inside, key: str(folder.resolve())}
+
+
+def _pin_places(data: dict[str, Any], folder: Path, place: str) -> None:
+    """Likewise masks, pictures and weights, whether they exist or not; they lie relative to the spec."""
+    for (part, key), words in _PLACES.items():
+        inside = data.get(part)
+        if isinstance(inside, dict) and _names_a_place(inside.get(key), words):
+            named = named_path(inside[key], asked_by=f"{place}: {part}.{key}", folder=folder)
+            inside[key] = str(named.resolve())
+
+
+def _names_a_place(value: Any, words: Sequence[str]) -> bool:
+    if not isinstance(value, str) or not value:
+        return False
+    return not any(value.startswith(word) if word.endswith(":") else value == word for word in words)
 
 
 def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -183,11 +203,9 @@ def _override(data: dict[str, Any], text: str) -> None:
         # Taking a key out, or a whole part that the remaining sections have no use for.
         data.pop(parts[0], None)
         return
-    named = tuple(parts) in (("prompts",), ("source", "image"), *_FILES) or (
-        tuple(parts) in _WEIGHTS and value != "cached"
-    )
-    if named and isinstance(value, str):
-        value = str(Path(value).expanduser().absolute())
+    named = tuple(parts) in (("prompts",), *_FILES, *_PLACES)
+    if named and _names_a_place(value, _PLACES.get(tuple(parts), ())):
+        value = str(named_path(value, asked_by=f"--set {key.strip()}").absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.
         data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in SELECTIONS}

@@ -93,6 +93,91 @@ def test_a_relative_folder_of_masks_is_pinned(tmp_path: Path) -> None:
     assert read_spec(write(tmp_path, text % "picture")).spatial.truth == "picture"
 
 
+PLACES = [
+    "effects.lpips",
+    "transport.lpips",
+    "guidance.lpips",
+    "spatial.truth",
+    "source.image",
+    "source.mask",
+]
+
+
+def naming(key: str, value: str) -> str:
+    """A spec with every section that reads a path, in which one key has a value."""
+    part, _, name = key.partition(".")
+    asked = {"model": {"name": "m"}, "prompts": ["a"], "seeds": [0]}
+    asked["sections"] = ["disruption", "spatial", "transport_text", "transport_image", "detail_guidance"]
+    asked["effects"], asked["transport"] = {"prompts": ["b"]}, {"pairs": [["b", "c"]]}
+    asked[part] = {**asked.get(part, {}), name: value}
+    return yaml.safe_dump(asked)
+
+
+def at(spec: AnalysisSpec, key: str) -> str:
+    part, _, name = key.partition(".")
+    return spec.as_data()[part][name]
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_paths_are_pinned_whether_they_exist_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    here.mkdir(), beside.mkdir()
+    monkeypatch.chdir(here)
+    write(here, "", "mine.pth")
+    path = write(beside, naming(key, "mine.pth"))
+    # What lies in the current folder alone is another file: the run folder's spec is read from elsewhere.
+    assert at(read_spec(path), key) == str(beside / "mine.pth")
+    assert at(read_spec(path, [f"{key}=mine.pth"]), key) == str(here / "mine.pth")
+    assert at(read_spec(yaml.safe_load(naming(key, "mine.pth"))), key) == str(here / "mine.pth")
+    monkeypatch.setenv("HOME", str(here))
+    assert at(read_spec(write(beside, naming(key, "~/w.pth"))), key) == str(here / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        *((key, "cached") for key in PLACES[:3]),
+        *(("spatial.truth", word) for word in ("picture", "caption", "transformers:a/b#cat")),
+        *(("source.mask", word) for word in ("segment", "whole")),
+    ],
+)
+def test_words_stay_words_where_a_file_has_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "", word) if "/" not in word else None
+    path = write(tmp_path, naming(key, word))
+    data = yaml.safe_load(naming(key, word))
+    assert {at(read_spec(each), key) for each in (path, data)} == {word}
+    assert at(read_spec(write(tmp_path, naming(key, "x")), [f"{key}={word}"]), key) == word
+
+
+def test_the_words_are_those_that_the_methods_know() -> None:
+    from dit_lens.methods.lpips import CACHED
+    from dit_lens.methods.spatial.truth import CAPTION, PICTURE, SEGMENTER
+
+    assert (CACHED, PICTURE, CAPTION, SEGMENTER) == ("cached", "picture", "caption", "transformers:")
+
+
+@pytest.mark.parametrize("value", ["~nosuchuser/a.pth", "a" * 300, "a\0b"])
+@pytest.mark.parametrize("key", [*PLACES, "effects.prompts", "prompts", "model.name", "effects.alignment"])
+def test_what_is_no_path_names_its_key(tmp_path: Path, key: str, value: str) -> None:
+    data = yaml.safe_load(naming(key, value)) if "." in key else {**LEAST, key: value}
+    message = refused(data)
+    assert f"spec: {key}: " in message
+    assert "cannot be opened as a path" in message
+    if value.isprintable():
+        path = write(tmp_path, naming("effects.op", "zero"))
+        assert refused(path, f"{key}={value}").count(f"{key}") == 1
+
+
+@pytest.mark.parametrize("value", ["~nosuchuser/a.yaml", "a" * 300, "a\0b"])
+def test_what_is_no_path_is_no_spec(value: str) -> None:
+    assert "cannot be opened as a path" in refused(value)
+
+
 # ------------------------------------------------------------------------------------------ overrides
 def test_overrides_are_typed_by_yaml() -> None:
     spec = read_spec(
