@@ -265,6 +265,8 @@ def of_units(sentence: str, unit: str) -> str:
 
     >>> of_units("n = 3 prompts, n = 1 prompt", "pair")
     'n = 3 pairs, n = 1 pair'
+    >>> of_units("1 prompt cannot give a p-value", "picture")
+    '1 picture cannot give a p-value'
     """
     counted = re.sub(r"(n = \d+) prompt(s?)\b", rf"\1 {unit}\2", sentence)
-    return re.sub(r"\b(\d+) prompts cannot", rf"\1 {unit}s cannot", counted)
+    return re.sub(r"\b(\d+) prompt(s?) cannot", rf"\1 {unit}\2 cannot", counted)

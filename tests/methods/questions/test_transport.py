@@ -13,6 +13,7 @@ from dit_lens.methods.questions.transport import Transport
 from dit_lens.methods.questions.transport_claims import at_equal_change, of_units
 from dit_lens.methods.transport.guidance import COLUMNS as GUIDED
 from dit_lens.methods.transport.study import COLUMNS
+from dit_lens.methods.verdicts import Effect, judge
 
 pytestmark = pytest.mark.pure
 
@@ -152,6 +153,9 @@ def test_without_alignment_latents_decide_and_without_anything_nothing() -> None
 
 def test_units_are_called_by_their_name() -> None:
     assert of_units("n = 12 prompts; 3 prompts cannot give", "pair") == "n = 12 pairs; 3 pairs cannot give"
+    alone = judge(Effect("a", 0.5, 0.1, 0.9, 1, 1.0, None, "b")).sentence
+    assert "1 prompt cannot" in alone
+    assert "prompt" not in of_units(alone, "picture")
 
 
 # -------------------------------------------------------------------------------------------- guidance
