@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dit_lens.errors import BadInput
 from dit_lens.zoo.scenes import Scene, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_ROUNDING = 1e-3
+"""How far outside [0, 1] a pixel may lie and still be one."""
+
+
 def scene_of(picture: Image | np.ndarray) -> Scene:
-    """The scene whose rendering is nearest to a picture: PIL, or float [48, 48, 3] in [0, 1].
+    """The scene whose rendering is nearest to a picture: PIL, or [48, 48, 3], floats in [0, 1] or integers to 255.
 
     Raises:
-        BadInput: a picture of another size.
+        BadInput: a picture of another size, or values that are no pixels.
 
     >>> from dit_lens.zoo.scenes import render
     >>> star = Scene("star", "red", "large", "on the left", "white", "striped")
@@ -29,7 +34,14 @@ def scene_of(picture: Image | np.ndarray) -> Scene:
     """
     if not isinstance(picture, np.ndarray):
         picture = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    return read_image(picture.astype(np.float32))
+    pixels = picture.astype(np.float32) / (255 if np.issubdtype(picture.dtype, np.integer) else 1)
+    # NaN compares false, and is refused as well.
+    if pixels.size and not (pixels.min() >= -_ROUNDING and pixels.max() <= 1 + _ROUNDING):
+        raise BadInput(
+            f"A picture's values run from {picture.min():.4g} to {picture.max():.4g} ({picture.dtype}); give "
+            "floats from 0 to 1, or integers from 0 to 255."
+        )
+    return read_image(pixels)
 
 
 class NearestRendering:

@@ -65,11 +65,20 @@ def test_pictures_and_arrays_are_the_same_scene():
     from PIL import Image
 
     image = scenes.render(A_SCENE)
-    pictures = [image, image.astype(np.float64), Image.fromarray(to_uint8(image))]
-    assert [scene_of(picture) for picture in pictures] == [A_SCENE] * 3
-    assert NearestRendering().read(pictures) == [A_SCENE.attributes] * 3
+    bytes_ = to_uint8(image)
+    pictures = [image, image.astype(np.float64), bytes_, bytes_.astype(np.int64), Image.fromarray(bytes_)]
+    assert [scene_of(picture) for picture in pictures] == [A_SCENE] * 5
+    assert NearestRendering().read(pictures) == [A_SCENE.attributes] * 5
     with pytest.raises(BadInput, match="48, 48, 3"):
         scene_of(Image.new("RGB", (16, 16)))
+
+
+@pytest.mark.parametrize("wrong", [255 * scenes.render(A_SCENE), np.full((48, 48, 3), 300), [np.nan], [-0.1]])
+def test_what_are_no_pixels_is_refused_and_rounding_is_not(wrong):
+    picture = wrong if isinstance(wrong, np.ndarray) else np.where(scenes.render(A_SCENE) > 2, 0, wrong)
+    with pytest.raises(BadInput, match="floats from 0 to 1, or integers from 0 to 255"):
+        NearestRendering().read([picture])
+    assert scene_of(scenes.render(A_SCENE) * 1.0005) == A_SCENE
 
 
 @given(any_scene)
