@@ -157,21 +157,17 @@ def outcomes(
     *,
     pictured: Mapping[tuple[str, int], set[str]],
 ) -> Iterator[Outcome]:
-    """Measure a group that has run, arm by arm in the order in which they were given.
+    """Measure a group that has run, arm by arm: those read at a step, then those read at the end.
 
     `pictured` names the arms whose picture is wanted, by prompt and seed; others are decoded only if a metric
-    looks at them.
+    looks at them, and their pictures are not kept.
     """
     for i, member in enumerate(group.members):
         clean = result[f"clean-{i}"]
         donor = None if (name := group.donor_id(member)) is None else result[name]
-        found: dict[str, Outcome] = {}
-        for each in _at_steps(member, i, clean, donor, result, measures):
-            found[each.arm.name] = each
+        yield from _at_steps(member, i, clean, donor, result, measures)
         wanted = pictured.get((member.prompt, member.seed), set())
-        for each in _at_the_end(lens, member, i, clean, donor, result, measures, wanted):
-            found[each.arm.name] = each
-        yield from (found[arm.name] for arm in member.arms)
+        yield from _at_the_end(lens, member, i, clean, donor, result, measures, wanted)
 
 
 def _at_steps(
@@ -232,7 +228,7 @@ def _at_the_end(
             images: list[Any] = [None if arm.edits else clean_image for arm in here]
             if decoded:
                 # One by one: a picture must not depend on those beside it.
-                made = lens.decode(torch.cat([latents[k] for k in decoded]), one_by_one=True)
+                made = lens.decode(torch.cat([latents[k] for k in decoded]), at_a_time=1)
                 for k, image in zip(decoded, made, strict=True):
                     images[k] = image
             values = measures.final(
@@ -247,7 +243,7 @@ def _at_the_end(
             )
             for k, (arm, image) in enumerate(zip(here, images, strict=True)):
                 own = {name: float(values[name][k]) for name in measures.of(arm)}
-                yield Outcome(member, arm, own, image)
+                yield Outcome(member, arm, own, image if arm.name in pictured else None)
 
 
 def guided_velocity(trajectory: TrajectoryResult, step: int, guidance_scale: float) -> Tensor:

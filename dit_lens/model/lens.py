@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model import sampling as _sampling
 from dit_lens.model.adapters import Geometry
 from dit_lens.model.hook_points import HookPoint, HookPoints
-from dit_lens.model.memory import memory_explained
+from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.progress import ProgressBar
 from dit_lens.model.sampling import SampleBatch, Sampling, Trajectory
 from dit_lens.model.traced import TracedTransformer
@@ -291,25 +292,39 @@ class DiTLens:
             )
         return torch.stack(path, dim=1)
 
-    def decode(self, latents: Tensor, *, one_by_one: bool = False) -> list[Image]:
-        """Images of final `latents` [rows, C, h, w].
+    def decode(self, latents: Tensor, *, at_a_time: int | None = None) -> list[Image]:
+        """Images of final `latents` [rows, C, h, w], all of them or so many rows `at_a_time`.
 
         Rows decoded together differ in their last bits from rows decoded alone: the pipeline decodes those
-        of a batch together. With `one_by_one` no image depends on the rows beside it.
+        of a batch together. With `at_a_time=1` no image depends on the rows beside it. Where memory does not
+        suffice for several rows, they are decoded in halves.
 
         Raises:
-            RunFailure: out of memory.
+            RunFailure: out of memory for a single row.
 
         >>> [image.size for image in lens.decode(trajectory.latents[:, -1])]
         [(48, 48), (48, 48)]
         """
-        parts = latents.split(1) if one_by_one else (latents,)
-        with self.lock, memory_explained(f"decoding {len(parts[0])} rows"):
+        with self.lock:
             # Asked for once: the pipeline walks through all its modules to find its device.
             device = self.device
-            images = [image for part in parts for image in _sampling.decode(self.pipeline, part, device)]
+            parts = latents.split(at_a_time or max(1, len(latents)))
+            images = [image for part in parts for image in self._decode(part, device)]
             self.pipeline.maybe_free_model_hooks()
         return images
+
+    def _decode(self, latents: Tensor, device: torch.device) -> list[Image]:
+        try:
+            with memory_explained("decoding one row") if len(latents) == 1 else nullcontext():
+                return list(_sampling.decode(self.pipeline, latents, device))
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(latents) == 1:
+                raise
+        # Outside the handler: the error's frames hold the tensors that did not fit.
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        halves = latents.split(-(-len(latents) // 2))
+        return [image for half in halves for image in self._decode(half, device)]
 
     @property
     def nn(self) -> Any:

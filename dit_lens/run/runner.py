@@ -231,7 +231,7 @@ def run(
 
         for unit in plan.units:
             with lens.lock, torch.no_grad():
-                done = UnitRun(lens, plan, unit, materials, limits, advance, given)
+                done = UnitRun(lens, plan, unit, materials, limits, advance, given, keep)
                 try:
                     done.run()
                 finally:
@@ -279,7 +279,10 @@ def run(
 
 
 def _path(done: UnitRun, index: int) -> list[Tensor]:
-    """Latents of a row before its first step and after each one; before its start, the unedited ones."""
+    """Latents of a row before its first step and after each one; before its start, the unedited ones.
+
+    Of a row whose path is not kept, the last ones alone are right.
+    """
     row, path = done.unit.rows[index], done.paths[index]
     return path if row.kind == "clean" else [*done.paths[row.group][: row.start + 1], *path]
 
@@ -296,19 +299,20 @@ def _borrowed(done: UnitRun, trajectory: int) -> Tensor | None:
 
 def _pictures(lens: DiTLens, done: UnitRun) -> dict[int, Image]:
     """Row → image, for every row that is denoised to the end; shams excepted."""
-    wanted = (i for i, row in enumerate(done.unit.rows) if row.kind != "sham" and not row.borrows)
-    paths = {i: _path(done, i) for i in wanted}
-    finished = [i for i, path in paths.items() if len(path) == len(done.plan.graph.sigmas)]
+    rows = enumerate(done.unit.rows)
+    finished = [i for i, row in rows if row.kind != "sham" and not row.borrows and _reached_the_end(done, i)]
     # Unedited ones alone, as they were denoised: the rows beside them would change their last bits.
     arms = [i for i in finished if done.unit.rows[i].kind == "arm"]
-    size = done.limits.rows
-    together = [[i] for i in finished if i not in arms]
-    together += [arms[k : k + size] for k in range(0, len(arms), size)]
-    return {
-        i: image
-        for rows in together
-        for i, image in zip(rows, lens.decode(torch.cat([paths[i][-1] for i in rows])), strict=True)
-    }
+    found: dict[int, Image] = {}
+    for members, together in (([i for i in finished if i not in arms], 1), (arms, done.limits.rows)):
+        if members:
+            latents = torch.cat([_path(done, i)[-1] for i in members])
+            found |= zip(members, lens.decode(latents, at_a_time=together), strict=True)
+    return found
+
+
+def _reached_the_end(done: UnitRun, index: int) -> bool:
+    return done.steps_done.get(index) == done.plan.graph.sampling.steps
 
 
 def _finished(
@@ -324,7 +328,7 @@ def _finished(
         seed=seed,
         start=None if row.kind == "clean" else row.start,
         latents=torch.cat(path if keep == "all" else path[-1:]),
-        finished=len(path) == len(done.plan.graph.sigmas),
+        finished=_reached_the_end(done, index),
         image=pictures.get(index),
         reads=() if trajectory is None else tuple(done.reads.get(trajectory, ())),
     )

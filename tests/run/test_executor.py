@@ -169,9 +169,15 @@ def test_batched_arms_equal_the_same_plan_under_plain_hooks(tiny_pair, seed):
     plan = some_graph(lens, 100 + seed).plan(lens, arms_per_forward=3)
     done = run(lens, plan)
     expected = plan_with_hooks(pipeline, plan, draw=generator)
+    # Hooks run the blocks that a row leaves out as well: where rows join, theirs are other batches.
+    mixed = any(len(set(f.entries)) > 1 for unit in plan.units for at in unit.steps for f in at)
     for each in done.trajectories.values():
         if each.start is not None:
-            assert torch.equal(each.latents[each.start + 1 :], expected[each.id]), each.id
+            ours, theirs = each.latents[each.start + 1 :], expected[each.id]
+            if mixed:
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            else:
+                assert torch.equal(ours, theirs), each.id
     # A batch changes last bits; the sham says how many, and no arm strays further by batching alone.
     alone = run(lens, some_graph(lens, 100 + seed), arms_per_forward=1)
     assert alone.proof.exact
