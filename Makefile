@@ -51,7 +51,7 @@ browser:
 	@.ci/install-chromium
 
 test: $(VENV)/.dev browser
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -65,7 +65,7 @@ format: $(VENV)/.dev
 # Takes twice the time of `make test`: Python traces every line. Fails below the share that pyproject.toml names.
 coverage: $(VENV)/.dev browser
 	$(VENV)/bin/coverage erase
-	OMP_NUM_THREADS=1 $(VENV)/bin/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
 

@@ -9,6 +9,24 @@ from __future__ import annotations
 import pytest
 
 
+LONG = (
+    "tests/test_notebooks.py",
+    "tests/report/test_axe.py",
+    "tests/test_scripts.py",
+    "tests/test_docstrings.py",
+    "tests/cli/test_help.py",
+    "tests/methods/test_study_kill.py",
+    "tests/methods/test_study.py",
+)
+"""Files of a minute and more, longest first. Begun last, one of them would keep a single process busy."""
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, others in their order; `--no-loadscope-reorder` keeps xdist from reordering them."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
 def _pipeline(kind: str):
     from dit_lens.zoo.random_pipelines import random_pipeline
 
