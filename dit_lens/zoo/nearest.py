@@ -22,7 +22,7 @@ _ROUNDING = 1e-3
 
 
 def scene_of(picture: Image | np.ndarray) -> Scene:
-    """The scene whose rendering is nearest to a picture: PIL, or [48, 48, 3], floats in [0, 1] or integers to 255.
+    """The scene whose rendering is nearest to a picture: PIL, or [48, 48, 3] in [0, 1] or bytes' integers.
 
     Raises:
         BadInput: a picture of another size, or values that are no pixels.
