@@ -61,10 +61,9 @@ def _write_failure(path: Path, needed: int, error: OSError) -> RunFailure:
         free = shutil.disk_usage(home).free
         return RunFailure(
             f"Cannot write {path}: the disk is full. It needs {needed:,} bytes, {free:,} are free in {home}. "
-            "Free some space, or choose a folder on another disk with --out; what was finished before is "
-            "kept and --resume goes on from it."
+            "Free some space, or choose a place on another disk."
         )
     return RunFailure(
         f"Cannot write {path} ({needed:,} bytes): {error.strerror or error}. "
-        "Choose a folder that can be written with --out."
+        "Choose a place that can be written."
     )

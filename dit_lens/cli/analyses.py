@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from dit_lens.cli.frame import app, command, inert, print_json, say, stdout_kept_for_results
+from dit_lens.cli.frame import (
+    Hints,
+    app,
+    command,
+    inert,
+    print_json,
+    print_path,
+    say,
+    stdout_kept_for_results,
+)
 from dit_lens.cli.options import (
     AsJson,
     Overrides,
@@ -18,8 +27,19 @@ from dit_lens.cli.options import (
 )
 from dit_lens.errors import BadInput
 
+_LESS = "--set batch_size=1, fewer steps or a smaller image needs less."
 
-@command(app, "run", "dit-lens run massive_activations --set sampling.steps=8 --out reports/quick")
+
+@command(
+    app,
+    "run",
+    "dit-lens run massive_activations --set sampling.steps=8 --out reports/quick",
+    Hints(
+        less_memory=_LESS,
+        has_out=True,
+        kept="What was finished is kept; `dit-lens run … --resume` goes on from there.",
+    ),
+)
 def run(
     spec: Spec,
     overrides: Overrides = None,
@@ -40,7 +60,7 @@ def run(
         place = run_analysis(declared, out, resume=resume, say=say)
     folder = RunFolder.read(place)
     if not as_json:
-        typer.echo(folder.report_path)
+        print_path(folder.report_path)
         return
     record = folder.record
     print_json(
@@ -58,7 +78,7 @@ def run(
     )
 
 
-@command(app, "plan", "dit-lens plan massive_activations --set 'seeds=[0]'")
+@command(app, "plan", "dit-lens plan massive_activations --set 'seeds=[0]'", Hints(less_memory=_LESS))
 def plan(
     spec: Spec,
     overrides: Overrides = None,
@@ -160,4 +180,4 @@ def report(
     if as_json:
         print_json({"report": str(path)})
     else:
-        typer.echo(path)
+        print_path(path)

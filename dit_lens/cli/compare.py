@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dit_lens.cli.frame import app, command, print_json, stdout_kept_for_results
+from dit_lens.cli.frame import Hints, app, command, print_json, print_path, stdout_kept_for_results
 from dit_lens.cli.options import AsJson, require_writable
 
 
 @command(
-    app, "compare", "dit-lens compare reports/massive_activations reports/another_model --out comparison.html"
+    app,
+    "compare",
+    "dit-lens compare reports/massive_activations reports/another_model --out comparison.html",
+    Hints(has_out=True),
 )
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A folder that `dit-lens run` left.")],
@@ -38,4 +41,4 @@ def compare(
     if as_json:
         print_json({"comparison": str(place), **found.as_data()})
     else:
-        typer.echo(place)
+        print_path(place)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from unicodedata import category
 
@@ -44,13 +47,27 @@ def debugging() -> bool:
 
 
 # ------------------------------------------------------------------------------------------ around commands
-def command(group: typer.Typer, name: str, example: str) -> Callable[[Command], Command]:
+@dataclass(frozen=True)
+class Hints:
+    """What helps when a command fails: only what holds for that command."""
+
+    less_memory: str = ""
+    """A sentence that says how it needs less memory."""
+    has_out: bool = False
+    """Whether `--out` chooses where it writes."""
+    kept: str = ""
+    """A sentence that says what is left of work that was cut short."""
+
+
+def command(
+    group: typer.Typer, name: str, example: str, hints: Hints = Hints()
+) -> Callable[[Command], Command]:
     """Register a function as a command whose help ends with an example, and whose errors read as messages."""
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            with _explained():
+            with _explained(hints):
                 function(*args, **kwargs)
 
         group.command(name, epilog=f"\b\nExample:\n  {example}")(guarded)
@@ -60,7 +77,7 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Command], 
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(hints: Hints) -> Iterator[None]:
     """Turn exceptions into a message on stderr and an exit status."""
     try:
         yield
@@ -70,7 +87,7 @@ def _explained() -> Iterator[None]:
     except KeyboardInterrupt:
         if _debug:
             raise
-        say("Interrupted. What was finished is kept; `dit-lens run … --resume` goes on from there.")
+        say(_sentences("Interrupted.", hints.kept))
         raise typer.Exit(130) from None
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. Python would complain once more when it closes stdout.
@@ -79,12 +96,20 @@ def _explained() -> Iterator[None]:
     except DitLensError as error:
         if _debug:
             raise
-        say(f"Error: {error}")
+        say(_sentences(f"Error: {error}", *_elsewhere(error.__cause__, hints)))
         raise typer.Exit(error.exit_status) from None
-    except (MemoryError, OSError) as error:
+    except MemoryError:
         if _debug:
             raise
-        say(f"Error: {_system_message(error)}")
+        say(_sentences("Error: out of memory.", hints.less_memory, hints.kept))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if _debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        room = "Free some space." if error.errno in _FULL else ""
+        what = f"Error: {where}{error.strerror or error}."
+        say(_sentences(what, room, *_elsewhere(error, hints)))
         raise typer.Exit(1) from None
     except Exception as error:
         if _debug:
@@ -96,11 +121,19 @@ def _explained() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _system_message(error: MemoryError | OSError) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory. A smaller --set batch_size=1, fewer steps or a smaller image needs less."
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}. Free some space, or choose another place with --out."
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def _elsewhere(cause: BaseException | None, hints: Hints) -> tuple[str, ...]:
+    """Advice where a place is full or closed."""
+    if not isinstance(cause, OSError) or cause.errno not in _FULL | _CLOSED:
+        return ()
+    return ("--out chooses another place." if hints.has_out else "", hints.kept)
+
+
+def _sentences(*found: str) -> str:
+    return " ".join(filter(None, found))
 
 
 def say(text: str) -> None:
@@ -119,10 +152,29 @@ def inert(text: str) -> str:
     )
 
 
+def print_path(path: Path) -> None:
+    """Print a path on stdout: as it is for a program that reads it, inert on a terminal."""
+    if sys.stdout.isatty():
+        typer.echo(inert(str(path)))
+    else:
+        # With colour, as click would otherwise cut what looks like a colour out of the name.
+        typer.echo(path, color=True)
+
+
 def print_json(value: Any) -> None:
-    """Print a result as JSON, on stdout; control characters that JSON lets pass are escaped, too."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    typer.echo("".join(f"\\u{ord(each):04x}" if "\x7f" <= each <= "\x9f" else each for each in text))
+    """Print a result as JSON, on stdout; what could command a terminal or turn its text around is escaped."""
+    typer.echo(inert_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def inert_json(text: str) -> str:
+    """The same JSON, with control and direction characters escaped that JSON would let pass.
+
+    >>> inert_json('"a\\u202eb"')
+    '"a\\\\u202eb"'
+    """
+    return "".join(
+        json.dumps(each)[1:-1] if category(each).startswith("C") and each != "\n" else each for each in text
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dit_lens.cli.frame import command, listing, print_json, stdout_kept_for_results
+from dit_lens.cli.frame import command, inert, listing, print_json, stdout_kept_for_results
 from dit_lens.cli.options import (
     AsJson,
     Model,
@@ -23,7 +23,7 @@ def list_hook_points(model: Model, as_json: AsJson = False) -> None:
         points = lens.hook_points
         print_json([{"hook_point": str(point), "shape": list(points.shape(point))} for point in points])
     else:
-        typer.echo(str(lens.hook_points))
+        typer.echo(inert(str(lens.hook_points)))
 
 
 @command(listing, "models", "dit-lens list models")
@@ -74,4 +74,4 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     """Print pairs as two columns."""
     width = max((len(first) for first, _ in rows), default=0)
     for first, second in rows:
-        typer.echo(f"{first:<{width}}  {second}")
+        typer.echo(inert(f"{first:<{width}}  {second}"))

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from dit_lens.cli.frame import app, command, inert, print_json, say, stdout_kept_for_results
+from dit_lens.cli.frame import (
+    Hints,
+    app,
+    command,
+    inert,
+    inert_json,
+    print_json,
+    say,
+    stdout_kept_for_results,
+)
 from dit_lens.cli.options import (
     AsJson,
     Device,
@@ -22,7 +31,12 @@ from dit_lens.cli.options import (
 from dit_lens.errors import BadInput
 
 
-@command(app, "discover", "dit-lens discover shapes-sd3 --prompts prompts.txt --top-k 4 --out massive.json")
+@command(
+    app,
+    "discover",
+    "dit-lens discover shapes-sd3 --prompts prompts.txt --top-k 4 --out massive.json",
+    Hints(less_memory="--batch-size 1 or a smaller --dtype needs less.", has_out=True),
+)
 def discover(
     model: Model,
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="Prompts, one per line; # begins a comment.")],
@@ -59,7 +73,7 @@ def discover(
         chosen = stats.select(top_k=top_k, statistic=statistic, stream=stream)
         if out is not None:
             chosen.save(out)
-    typer.echo(chosen.to_json().rstrip() if as_json else inert(repr(chosen)))
+    typer.echo(inert_json(chosen.to_json().rstrip()) if as_json else inert(repr(chosen)))
     if out is not None:
         say(f"Written to {out}")
 
@@ -68,6 +82,7 @@ def discover(
     app,
     "segment",
     'dit-lens segment "a large red plain star on the left on a white background" --out mask.png',
+    Hints(less_memory="One --block or a smaller --dtype needs less.", has_out=True),
 )
 def segment(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
@@ -129,6 +144,7 @@ def segment(
     "transport",
     'dit-lens transport "a large red circle on a white background" "a small blue star on a white background" '
     "--out grid.png",
+    Hints(less_memory="Fewer strengths or a smaller --dtype needs less.", has_out=True),
 )
 def transport(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The prompt to carry from.")],
@@ -190,7 +206,7 @@ def transport(
     say(f"Written to {out}")
 
 
-@command(app, "check", "dit-lens check shapes-sd3 --json")
+@command(app, "check", "dit-lens check shapes-sd3 --json", Hints(less_memory="A smaller --dtype needs less."))
 def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: AsJson = False) -> None:
     """Test the lens on a model.
 

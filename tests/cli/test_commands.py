@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -130,6 +132,83 @@ def test_every_failure_has_a_message_and_a_status(
     assert expected in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.output
+
+
+NEEDED = {
+    "discover": ("shapes-sd3", "--prompts", "p.txt"),
+    "segment": ("a star", "--model", "shapes-sd3"),
+    "transport": ("a star", "a circle"),
+    "check": ("shapes-sd3",),
+    "run": ("massive_activations",),
+    "plan": ("massive_activations",),
+    "report": ("somewhere",),
+    "compare": ("one", "another"),
+}
+"""Words with which each command begins its work."""
+
+WORK = (
+    "dit_lens.model.loading.load",
+    "dit_lens.analysis.run_analysis",
+    "dit_lens.analysis.open_model",
+    "dit_lens.analysis.write_report",
+    "dit_lens.report.comparison.Comparison.of",
+)
+RESUME = "What was finished is kept; `dit-lens run … --resume` goes on from there."
+OUT = "--out chooses another place."
+
+
+def failing_with(dit, monkeypatch: pytest.MonkeyPatch, place: Path, name: str, error: BaseException) -> str:
+    """What a command says where its work fails; every option that it names must be its own."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    (place / "p.txt").write_text("a star\n", encoding="utf-8")
+    monkeypatch.chdir(place)
+    for work in WORK:
+        monkeypatch.setattr(work, failing)
+    done = dit(name, *NEEDED[name])
+    assert done.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1), done.output
+    options = dit(name, "--help").stdout
+    assert all(each in options for each in re.findall(r"(?<!\w)--[a-z-]+", done.stderr))
+    message: str = done.stderr.strip()
+    return message
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_advice_holds_for_the_command_that_gives_it(
+    dit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    def said(error: BaseException) -> str:
+        return failing_with(dit, monkeypatch, tmp_path, name, error)
+
+    kept = f" {RESUME}" if name == "run" else ""
+    out = (f" {OUT}" if name not in ("plan", "report", "check") else "") + kept
+    assert said(KeyboardInterrupt()) == f"Interrupted.{kept}"
+    assert ("batch_size=1" in said(MemoryError())) is (name in ("run", "plan"))
+    assert ("--batch-size 1" in said(MemoryError())) is (name == "discover")
+    assert said(OSError(errno.ENOSPC, "full", "a/b")) == f"Error: a/b: full. Free some space.{out}"
+    assert said(PermissionError(errno.EACCES, "denied", "a")) == f"Error: a: denied.{out}"
+    # Neither space nor another place would mend these.
+    assert said(ConnectionResetError(errno.ECONNRESET, "reset")) == "Error: reset."
+    assert said(FileNotFoundError(errno.ENOENT, "none", "a")) == "Error: a: none."
+
+
+def test_a_disk_that_fills_up_during_a_run_names_the_way_on(
+    dit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dit_lens.atomic import atomic_write
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunFailure) as caught:
+        atomic_write(tmp_path / "a", b"123")
+    monkeypatch.undo()
+    said = failing_with(dit, monkeypatch, tmp_path, "run", caught.value)
+    assert said == f"Error: {caught.value} {OUT} {RESUME}"
+    assert failing_with(dit, monkeypatch, tmp_path, "report", caught.value) == f"Error: {caught.value}"
 
 
 @pytest.mark.parametrize("how", [["--debug", "schema"], ["schema"]])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,34 @@ def test_json_says_what_was_compared_and_nothing_else(dit, runs, tmp_path) -> No
     assert data["questions"] == ["agreement"]
     assert data["claims"] == []
     assert {each["jaccard"] for each in data["channels"]} == {1.0}
+
+
+def test_json_escapes_what_turns_text_around(dit, runs, tmp_path) -> None:
+    out = tmp_path / "\u202egnp.html"
+    done = dit("compare", *runs, "--out", out, "--json")
+    assert json.loads(done.stdout)["comparison"] == str(out)
+    assert "\u202e" not in done.stdout and "\\u202e" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals.")
+def test_a_path_is_inert_on_a_terminal_and_exact_in_a_pipe(runs) -> None:
+    import pty
+
+    command = [sys.executable, "-m", "dit_lens.cli", "report", str(runs[0])]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert piped.stdout == f"{runs[0] / 'report.html'}\n"
+    ours, theirs = pty.openpty()
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, check=True)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # Linux ends a terminal whose other side is closed so.
+        pass
+    os.close(ours)
+    assert b"\x1b" not in shown
+    assert b"\\x1b[31m" in shown and shown.endswith(b"report.html\r\n")
 
 
 def refused(done: object) -> str:

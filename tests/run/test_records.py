@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_missing(tmp_path, 
     target = tmp_path / "table.parquet"
     atomic_write(target, b"old")
     monkeypatch.setattr(os, "fsync", full_disk(errno.ENOSPC))
-    with pytest.raises(RunFailure, match=r"disk is full.*12,345 bytes.*free.*--out.*--resume") as caught:
+    with pytest.raises(RunFailure, match=r"disk is full.*12,345 bytes.*free.*another disk") as caught:
         atomic_write(target, b"x" * 12_345)
     assert caught.value.exit_status == 1
     assert everything_in(tmp_path) == {"table.parquet": b"old"}
@@ -84,7 +84,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path, monkeypatch) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunFailure, match=r"Cannot write .*file.*--out"):
+    with pytest.raises(RunFailure, match=r"Cannot write .*file.*Choose a place"):
         atomic_write(tmp_path / "file" / "run.json", "{}")
 
 
