@@ -59,7 +59,6 @@ def render_comparison(found: Comparison) -> str:
             ("A", [_Judged.of(answer) for answer in only_a]),
             ("B", [_Judged.of(answer) for answer in only_b]),
         ),
-        judged=bool(found.a.results) + bool(found.b.results),
         effects=[Figure.of(view) for view in _effect_views(found)],
         rows=_csv(_all_effects(found)) if found.claims else "",
         channels=[Figure.of(view) for view in _channel_views(found)],

@@ -164,6 +164,27 @@ def test_runs_that_judged_nothing_are_compared_by_their_channels(make_run, table
 
 
 # --------------------------------------------------------------------------------------------------- the page
+def in_page_links(page: Page) -> set[str]:
+    return {a["href"][1:] for a in page.all("a") if a.get("href", "").startswith("#")}
+
+
+def test_every_link_leads_somewhere(run_dir, other_dir, page, tmp_path) -> None:
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert "effects" in in_page_links(page) <= ids
+    # Verdicts that differ, on claims of which no figure shows effects.
+    copies = []
+    for place in (run_dir, other_dir):
+        copies.append(shutil.copytree(place, tmp_path / str(len(copies))))
+        answers = [
+            each.model_copy(update={"primary": False, "metric": ""}) for each in Results.load(place).answers
+        ]
+        Results.load(place).model_copy(update={"answers": tuple(answers)}).save(copies[-1] / RESULTS)
+    bare = Page(render_comparison(Comparison.of(*copies)))
+    assert "Verdicts that differ" in bare.text
+    assert in_page_links(bare) <= {attributes.get("id") for _, attributes in bare.elements}
+    assert "effects" not in in_page_links(bare)
+
+
 def test_the_page_says_how_many_verdicts_agree(found, page) -> None:
     changed, total = len(found.changed), len(found.claims)
     assert f"Of {total} shared claims, {total - changed}" in page.text
