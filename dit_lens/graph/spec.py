@@ -34,10 +34,6 @@ from dit_lens.graph.interventions import Intervention, from_data, json_schema
 
 SCHEMA_VERSION = 1
 
-REDUCTIONS = ("none", "mean", "abs_mean", "mean_abs", "max_abs", "norm")
-"""What a read keeps. `none`: the activation itself. Over tokens, one number per channel: `mean`, `abs_mean`
-(size of the mean), `mean_abs` (mean of the sizes), `max_abs`. `norm`: one number, the Frobenius norm."""
-
 Text = Annotated[StrictStr, Field(min_length=1)]
 Index = Annotated[StrictInt, Field(ge=0)]
 Number = StrictInt | StrictFloat
@@ -131,6 +127,8 @@ class ReadSpec(_Spec):
     of: Text
     at: Addresses
     reduce: Literal["none", "mean", "abs_mean", "mean_abs", "max_abs", "norm"] = "none"
+    """`none`: the activation itself. Over tokens, one number per channel: `mean`, `abs_mean` (size of the
+    mean), `mean_abs` (mean of the sizes), `max_abs`. `norm`: one number, the Frobenius norm."""
     channels: Literal["all"] | Text | tuple[Index, ...] = "all"
     tokens: Literal["all"] | Text | tuple[Index, ...] | BoxSpec = "all"
     steps: Steps = "all"

@@ -20,7 +20,6 @@ from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
     from dit_lens.methods.pixels import Images
-    from dit_lens.model.sampling import Trajectory
 
 Array = npt.NDArray[np.float64]
 Distance = Literal["relative", "rms", "cosine"]
@@ -110,79 +109,6 @@ def step_distance(edited: Any, reference: Any, kind: Distance = "relative") -> A
 
 def _divided(numerator: Array, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
-
-
-def velocities(latents: Any, sigmas: Any) -> Array:
-    """Guided velocity of every step, from the latents that it moved: float64 [rows, steps, C, h, w].
-
-    Euler's step is x′ = x + (σ′ − σ)·v, so v is known from a trajectory alone, up to the rounding of its
-    latents (about 1e-5 relative in float32).
-
-    Args:
-        latents: [rows, steps + 1, C, h, w], noise first.
-        sigmas: [steps + 1], falling.
-
-    Raises:
-        BadInput: numbers of steps that disagree, or sigmas that do not fall.
-
-    >>> velocities(np.array([[[1.0], [0.5]]]), [1.0, 0.0])
-    array([[[0.5]]])
-    """
-    x, sigma = as_array(latents), as_array(sigmas)
-    if sigma.ndim != 1 or x.ndim < 3 or x.shape[1] != len(sigma) or len(sigma) < 2:
-        raise BadInput(
-            f"Latents {list(x.shape)} and sigmas {list(sigma.shape)} are no trajectory: that is "
-            "[rows, steps + 1, …] with as many sigmas."
-        )
-    moves = np.diff(sigma)
-    if not (moves < 0).all():
-        raise BadInput("The sigmas must fall from step to step; a step of length 0 has no velocity.")
-    return np.diff(x, axis=1) / moves.reshape(1, -1, *[1] * (x.ndim - 2))
-
-
-def predicted_x0(latents: Any, sigmas: Any) -> Array:
-    """Where every step expects to end, x̂₀ = x − σ·v: float64 [rows, steps, C, h, w], in latent units.
-
-    Arguments and errors as in `velocities`. Source: rectified flow, arXiv 2209.03003 and 2403.03206.
-
-    >>> predicted_x0(np.array([[[1.0], [0.5], [0.5]]]), [1.0, 0.5, 0.0])
-    array([[[0. ],
-            [0.5]]])
-    """
-    v = velocities(latents, sigmas)
-    x, sigma = as_array(latents)[:, :-1], as_array(sigmas)[:-1]
-    return x - sigma.reshape(1, -1, *[1] * (x.ndim - 2)) * v
-
-
-def trajectory_distance(
-    edited: Trajectory, reference: Trajectory, kind: Distance = "relative"
-) -> dict[str, Array]:
-    """How far two runs are apart at each step, row by row.
-
-    Returns:
-        `latent` [rows, steps + 1] (noise first, what was decoded last), `velocity` and `predicted_x0`
-        [rows, steps]; float64, in units of the reference's norm unless `kind` says otherwise.
-
-    After an edit the two runs see different latents, so their velocities differ for that reason too. For the
-    effect of one edit at one step, compare both velocities from the same latents with `step_distance`.
-
-    Raises:
-        BadInput: the runs have other rows, sizes or schedules.
-    """
-    if edited.latents.shape != reference.latents.shape:
-        raise BadInput(
-            f"The runs do not pair: latents {list(edited.latents.shape)} and {list(reference.latents.shape)}."
-        )
-    if not np.array_equal(edited.sigmas, reference.sigmas):
-        raise BadInput("The runs follow different schedules (sigmas), so their steps do not correspond.")
-    pair = edited.latents, reference.latents
-    flows = [velocities(x, reference.sigmas) for x in pair]
-    ends = [predicted_x0(x, reference.sigmas) for x in pair]
-    return {
-        "latent": step_distance(*pair, kind),
-        "velocity": step_distance(flows[0], flows[1], kind),
-        "predicted_x0": step_distance(ends[0], ends[1], kind),
-    }
 
 
 def share_of_the_way(edited: Any, reference: Any, donor: Any) -> Array:

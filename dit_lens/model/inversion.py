@@ -152,11 +152,6 @@ class Inversion:
     forwards: int
     """Rows sent through the transformer to undo, without those that sampled the reconstruction."""
 
-    @property
-    def latent_error(self) -> tuple[float, ...]:
-        """Distance between the clean latents and their reconstruction, relative to the latents' norm."""
-        return tuple(float(row[-1]) for row in self.drift)
-
 
 def inverted_path(
     lens: DiTLens,

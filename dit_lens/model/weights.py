@@ -64,8 +64,3 @@ def require_finite_weights(pipeline: Any, name: str) -> None:
 def parameter_count(module: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in module.parameters())
-
-
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters in their dtypes; works on the meta device, before anything is allocated."""
-    return sum(p.numel() * p.element_size() for p in module.parameters())
