@@ -11,6 +11,7 @@ from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import overlap
 from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Subject, Truth, as_truth
 from dit_lens.zoo.scenes import Scene, render, sample_scenes, subject_mask
+from tests.random_segmenter import save_segmenter
 
 pytestmark = pytest.mark.pure
 
@@ -124,30 +125,8 @@ def test_what_users_write() -> None:
 # ---------------------------------------------------------------- another model
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory) -> str:
-    """A random segmentation model of a few hundred weights, as a local folder."""
-    import torch
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
-
-    labels = {0: "background", 1: "thing"}
-    config = SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 16],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        num_attention_heads=[1, 2],
-        mlp_ratios=[2, 2],
-        decoder_hidden_size=8,
-        id2label=labels,
-        label2id={name: number for number, name in labels.items()},
-    )
-    folder = tmp_path_factory.mktemp("segmenter")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    SegformerImageProcessorPil(size={"height": 48, "width": 48}).save_pretrained(folder)
-    return str(folder)
+    """As a local folder."""
+    return save_segmenter(tmp_path_factory.mktemp("segmenter"), {0: "background", 1: "thing"})
 
 
 def test_a_segmentation_model_is_a_truth(segmenter: str) -> None:
