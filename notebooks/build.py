@@ -32,6 +32,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from dit_lens.report.browser import find_browser
 from dit_lens.report.theme import Mode, template
 
 HERE = Path(__file__).parent
@@ -39,7 +40,6 @@ PAGES = HERE / "pages"
 MODES: tuple[Mode, ...] = ("light", "dark")
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-CHROMIUM = Path(os.environ.get("DIT_LENS_CHROMIUM", "/usr/bin/chromium"))
 TIMEOUT = 600  # seconds for one cell; all of them together take about a minute on an idle core
 TITLE_ROOM = 28  # pixels of a figure's top margin that its title takes
 WIDTH = 900  # pixels of a stored picture of a figure
@@ -130,7 +130,7 @@ def _drawn(figures: Sequence[Mapping[str, Any]]) -> list[str]:
     pictures = []
     with sync_playwright() as driver:
         flags = ["--no-sandbox", "--disable-gpu"]
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        browser = driver.chromium.launch(executable_path=find_browser(), args=flags)
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})
         page.set_content("<div id=plot></div>")
         page.add_script_tag(content=get_plotlyjs())
@@ -244,7 +244,7 @@ def _can_draw() -> bool:
         import playwright.sync_api  # noqa: F401
     except ImportError:
         return False
-    return CHROMIUM.exists()
+    return find_browser() is not None
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHROMIUM = Path(os.environ.get("DIT_LENS_CHROMIUM", "/usr/bin/chromium"))
+from dit_lens.report.browser import VARIABLE, find_browser
+
 PATIENCE = 120_000  # milliseconds: a busy machine draws slowly, and slowness is no defect of the page
 REQUIRED = os.environ.get("DIT_LENS_REQUIRE_BROWSER") == "1"
 FLAGS = [
@@ -26,16 +28,32 @@ def absent(what: str) -> None:
     pytest.skip(reason=what)
 
 
+def found_browser() -> str:
+    program = find_browser()
+    if program is None:
+        asked = os.environ.get(VARIABLE)
+        where = f"{VARIABLE} names {asked!r}, which cannot be started" if asked else "no Chromium on the path"
+        absent(f"{where}: apt-get install chromium")
+    assert program is not None
+    return program
+
+
+def require_pictures() -> None:
+    """Skip the test, or fail it where a browser is asked for, if figures cannot be drawn as pictures."""
+    found_browser()
+    if find_spec("kaleido") is None:
+        absent('kaleido is not installed: pip install "dit-lens[export]"')
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        absent(f"no Chromium at {CHROMIUM}: apt-get install chromium")
+    program = found_browser()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         absent("playwright is not installed: pip install playwright")
     with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        started = driver.chromium.launch(executable_path=program, args=FLAGS)
         yield started
         started.close()
 

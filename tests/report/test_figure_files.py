@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from PIL import Image
 
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.report import plots
+from dit_lens.report.browser import NAMES, VARIABLE, find_browser
 from dit_lens.report.plots import files
 from dit_lens.report.theme import INK, PAPER
 from tests.report.conftest import HOSTILE
@@ -120,6 +123,40 @@ def test_a_browser_that_fails_is_said_plainly(error, kind, message, tables, tmp_
     with pytest.raises(kind, match=message):
         plots.save(plots.agreement(tables["agreement"]), tmp_path / "figure.svg")
     assert list(tmp_path.iterdir()) == []
+
+
+def program(place: Path) -> str:
+    place.write_text("#!/bin/sh\n", encoding="utf-8")
+    place.chmod(0o755)
+    return str(place)
+
+
+def test_the_browser_is_the_one_that_is_named_else_the_first_on_the_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_browser() is None
+    for name in reversed(NAMES):
+        assert find_browser() != (made := program(tmp_path / name))
+        assert find_browser() == made
+    monkeypatch.setenv(VARIABLE, own := program(tmp_path / "my browser"))
+    assert find_browser() == own
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "absent"))
+    assert find_browser() is None, "another one would be used in silence"
+
+
+def test_kaleido_starts_that_browser_and_one_of_its_own_variable_stays(tables, tmp_path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(files, "find_spec", lambda name: object())
+    monkeypatch.setattr(
+        go.Figure, "to_image", lambda *_, **__: seen.append(os.environ["BROWSER_PATH"]) or b""
+    )
+    monkeypatch.setenv(VARIABLE, own := program(tmp_path / "mine"))
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    plots.save(plots.agreement(tables["agreement"]), tmp_path / "figure.svg")
+    assert "BROWSER_PATH" not in os.environ
+    monkeypatch.setenv("BROWSER_PATH", "/elsewhere")
+    plots.save(plots.agreement(tables["agreement"]), tmp_path / "figure.svg")
+    assert seen == [own, "/elsewhere"]
 
 
 def test_json_is_what_plotly_reads(tables, tmp_path) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import io
-import shutil
-from importlib.util import find_spec
 
 import pytest
 from PIL import Image
 
 from dit_lens.report import plots
 from dit_lens.report.theme import PAPER
+from tests.report.browser import require_pictures
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(find_spec("kaleido") is None, reason="kaleido is not installed (extra: export)"),
-    pytest.mark.skipif(BROWSER is None, reason="neither Chromium nor Chrome is installed"),
-]
+pytestmark = pytest.mark.browser
 
 
 def test_a_picture_is_drawn_on_its_paper(tables, tmp_path) -> None:
+    require_pictures()
     figure = plots.agreement(tables["agreement"])
     path = plots.save(figure, tmp_path / "figure.png", mode="dark", width=400, scale=1)
     with Image.open(io.BytesIO(path.read_bytes())) as opened:

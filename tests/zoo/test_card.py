@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dit_lens import zoo
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+from tests.report.browser import require_pictures
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(find_spec("kaleido") is None, reason="kaleido is not installed (extra: export)"),
-    pytest.mark.skipif(BROWSER is None, reason="neither Chromium nor Chrome is installed"),
     pytest.mark.skipif("shapes-sd3" not in zoo.names(), reason="shapes-sd3 is not in this checkout"),
 ]
 
 
-def test_the_card_says_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
     from dit_lens.zoo import card
 
-    monkeypatch.setenv("BROWSER_PATH", str(BROWSER))
+    require_pictures()
     card.main(captions=2, out=tmp_path)
     numbers = json.loads((tmp_path / "card.json").read_text())
     assert numbers["captions"] == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import plotly.graph_objects as go
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.inline_html import shortened
+from dit_lens.report.browser import VARIABLE, find_browser
 from dit_lens.report.plots.rows import rows
 from dit_lens.report.theme import PAPER, Mode, template
 
+KALEIDO_VARIABLE = "BROWSER_PATH"
 PICTURES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", ".json", ".csv", *PICTURES)
 
@@ -100,14 +103,29 @@ def _picture(figure: go.Figure, path: Path, width: int, height: int | None, scal
     options: dict[str, Any] = {"format": path.suffix.lower()[1:], "width": width, "scale": scale}
     options["height"] = height or figure.layout.height or 480
     try:
-        drawn: bytes = figure.to_image(**options)
+        with _kaleido_told():
+            drawn: bytes = figure.to_image(**options)
     except Exception as error:  # kaleido, choreographer and the browser each fail in ways of their own
         reason = shortened(str(error) or type(error).__name__, 300)
         if "chrome" in type(error).__name__.lower() or "chrome" in reason.lower():
             raise BadInput(
                 f"Cannot draw {path.name}: kaleido found no Chrome or Chromium it can start ({reason}). "
                 "Install one (Debian: apt-get install chromium) or name it in the environment variable "
-                "BROWSER_PATH; .html, .json and .csv need none."
+                f"{VARIABLE}; .html, .json and .csv need none."
             ) from error
         raise RunFailure(f"Cannot draw {path.name}: {reason}") from error
     return drawn
+
+
+@contextmanager
+def _kaleido_told() -> Iterator[None]:
+    """Kaleido takes its browser from a variable of its own; one that is set already stays."""
+    browser = None if KALEIDO_VARIABLE in os.environ else find_browser()
+    if browser is None:
+        yield
+        return
+    os.environ[KALEIDO_VARIABLE] = browser
+    try:
+        yield
+    finally:
+        del os.environ[KALEIDO_VARIABLE]
