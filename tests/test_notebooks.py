@@ -139,6 +139,39 @@ def test_its_page_opens_quietly_draws_every_figure_and_fits(path: Path, browser:
             assert seen.overflow() == 0
 
 
+@pytest.mark.browser
+def test_a_figure_takes_the_arrangement_of_its_width_and_changes_it_with_the_window(
+    browser: Any, tmp_path: Path
+) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", execution_count=1)])
+    arrangements = {
+        "wide": {"height": 328, "xaxis.title.text": "wide"},
+        "narrow": {"height": 528, "xaxis.title.text": "narrow"},
+        "wide_traces": {"texttemplate": "%{z}"},
+        "narrow_traces": {"texttemplate": ""},
+    }
+    heatmap = {"type": "heatmap", "z": [[1, 2]], "texttemplate": "%{z}"}
+    figure = {"data": [heatmap], "layout": {"height": 328, "meta": {"arrangements": arrangements}}}
+    output = nbformat.v4.new_output("display_data", data={BUILD.PLOTLY: figure})
+    notebook.cells[0].outputs = [output]
+    page = tmp_path / "page.html"
+    page.write_text(BUILD.page(notebook, NAMES[0]), encoding="utf-8")
+    shown = """() => { const [plot] = document.querySelectorAll(".plot .drawn");
+                       return [plot._fullLayout.height, plot._fullLayout.xaxis.title.text,
+                               plot._fullData[0].texttemplate ?? "",
+                               document.querySelectorAll(".plot .drawn").length]; }"""
+    wide, narrow = [300, "wide", "%{z}", 1], [500, "narrow", "", 1]
+    with visits(browser) as visit:
+        for first, then, width in ((wide, narrow, 1280), (narrow, wide, 390)):
+            seen = visit(page, width)
+            assert seen.page.evaluate(shown) == first
+            seen.page.set_viewport_size({"width": 1670 - width, "height": 900})
+            seen.page.wait_for_function(f"({shown})()[1] === {json.dumps(then[1])}")
+            assert seen.page.evaluate(shown) == then
+            assert seen.is_quiet()
+            assert seen.overflow() == 0
+
+
 @pytest.mark.pure
 def test_the_page_of_hostile_output_runs_none_of_it() -> None:
     """A prompt in a figure's title reaches the page as text."""

@@ -1,26 +1,46 @@
-// Draws every figure of the page, in the reader's colours and at the page's width.
+// Draws every figure of the page, in the reader's colours, at the page's width and as its panels fit there.
 "use strict";
 (() => {
+  const NARROW = 620; // pixels of a figure's width below which its narrow arrangement is drawn, as in a report
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const templates = JSON.parse(document.getElementById("templates").textContent);
+  const plots = [...document.querySelectorAll(".plot")];
+  const shape = (plot) => (plot.clientWidth < NARROW ? "narrow" : "wide");
+
+  function set(target, path, value) {
+    const keys = path.replace(/\[(\d+)\]/g, ".$1").split(".");
+    const last = keys.pop();
+    let place = target;
+    for (const key of keys) place = place[key] ??= {};
+    place[last] = value;
+  }
 
   function draw(plot) {
-    const figure = JSON.parse(plot.querySelector("script").textContent);
-    // Figures say themselves how their panels stand on a narrow page.
-    const arrangements = figure.layout.meta?.arrangements;
-    const narrow = arrangements && plot.clientWidth < 620 ? arrangements.narrow : undefined;
-    const layout = { ...figure.layout, template: templates[dark.matches ? "dark" : "light"] };
+    const { data, layout } = JSON.parse(plot.querySelector("script").textContent);
+    const choices = layout.meta?.arrangements ?? {};
+    plot.dataset.shape = shape(plot);
+    for (const [path, value] of Object.entries(choices[plot.dataset.shape] ?? {})) set(layout, path, value);
+    for (const trace of data) Object.assign(trace, choices[`${plot.dataset.shape}_traces`] ?? {});
+    layout.template = templates[dark.matches ? "dark" : "light"];
     delete layout.width;
     const place = document.createElement("div");
-    plot.querySelector(".drawn")?.remove();
+    for (const old of plot.querySelectorAll(".drawn")) {
+      Plotly.purge(old);
+      old.remove();
+    }
     place.className = "drawn";
     plot.append(place);
-    return Plotly.newPlot(place, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover" })
-      .then(() => narrow && Plotly.relayout(place, narrow))
+    return Plotly.newPlot(place, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover" })
       .then(() => { plot.style.height = `${place._fullLayout.height}px`; });
   }
 
-  const all = () => Promise.all([...document.querySelectorAll(".plot")].map(draw));
-  all().then(() => { document.documentElement.dataset.figures = "drawn"; });
+  const all = () => Promise.all(plots.map(draw));
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) if (target.clientWidth && target.dataset.shape !== shape(target)) draw(target);
+  });
+  all().then(() => {
+    document.documentElement.dataset.figures = "drawn";
+    for (const plot of plots) sizes.observe(plot);
+  });
   dark.addEventListener("change", all);
 })();
