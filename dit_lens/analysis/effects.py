@@ -193,17 +193,18 @@ class EffectStudies:
         for study in studies(self.spec):
             arms = self.arms(study)
             say(f"Effects, {study.name}: {len(arms)} arms on {len(study.prompts)} prompts.")
-            result = run_study(
-                self.lens,
-                arms,
-                study.prompts,
-                study.seeds,
-                store=store,
-                **self._pictures(study, arms, folder),
-                progress=progress,
-                say=say,
-                **self._how(study),
-            )
+            with self._pictures(study, arms, folder) as pictures:
+                result = run_study(
+                    self.lens,
+                    arms,
+                    study.prompts,
+                    study.seeds,
+                    store=store,
+                    **pictures,
+                    progress=progress,
+                    say=say,
+                    **self._how(study),
+                )
             done.append((study, result))
             answers += self._answered(study, result, folder)
         folder.write_table(
@@ -225,17 +226,21 @@ class EffectStudies:
                 folder.write_table(table, frame)
             yield from answered.answers
 
-    def _pictures(self, study: Study, arms: tuple[Arm, ...], folder: RunFolder) -> dict[str, Any]:
+    @contextmanager
+    def _pictures(self, study: Study, arms: tuple[Arm, ...], folder: RunFolder) -> Iterator[dict[str, Any]]:
         """Who is given the pictures of a study: nobody where only latents are looked at anyway."""
         from dit_lens.analysis.pictures import CellPictures, Gallery
         from dit_lens.methods.measures import needs_image
 
         most = self.spec.effects.gallery
         if study.name not in MAPS:
-            gallery = Gallery(folder, study.prompts[:most])
-            return {"on_image": gallery.keep, "images": gallery.wants}
-        cells = CellPictures(folder, study.name, study.prompts, arms, most)
-        return {"on_image": cells.keep} if any(map(needs_image, self.measures.names)) else {}
+            with Gallery(folder, study.prompts[:most]) as gallery:
+                yield {"on_image": gallery.keep, "images": gallery.wants}
+        elif any(needs_image(name) for arm in arms for name in self.measures.of(arm)):
+            with CellPictures(folder, study.name, study.prompts, arms, most) as cells:
+                yield {"on_image": cells.keep}
+        else:
+            yield {}
 
     def _how(self, study: Study) -> dict[str, Any]:
         from dit_lens.methods.dataset_means import dataset_means

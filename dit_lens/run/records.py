@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -286,16 +286,37 @@ class RunFolder:
         kind: str = "sample",
     ) -> ImageEntry:
         """Write `images/<name>.png` and its entry in the index; an image of that name is replaced."""
+        entry = self.write_picture(name, image, prompt=prompt, seed=seed, caption=caption, kind=kind)
+        self.index_images([entry])
+        return entry
+
+    def write_picture(
+        self,
+        name: str,
+        image: Image.Image,
+        *,
+        prompt: str,
+        seed: int,
+        caption: str = "",
+        kind: str = "sample",
+    ) -> ImageEntry:
+        """Write the file alone and return its entry, for many to enter the index at once (`index_images`)."""
         entry = ImageEntry(
             file=f"{_checked_name(name)}.png", prompt=prompt, seed=seed, caption=caption, kind=kind
         )
         buffer = io.BytesIO()
         image.save(buffer, format="PNG", optimize=True)
         atomic_write(self.path / IMAGES / entry.file, buffer.getvalue())
-        entries = [*(old for old in self.images() if old.file != entry.file), entry]
-        index = [item.model_dump(mode="json") for item in entries]
-        atomic_write(self.path / IMAGES / IMAGE_INDEX, _json_text(index))
         return entry
+
+    def index_images(self, entries: Iterable[ImageEntry]) -> None:
+        """Add written pictures to the index, which is read and written once; the same files are replaced."""
+        new = {entry.file: entry for entry in entries}
+        if not new:
+            return
+        kept = [old for old in self.images() if old.file not in new]
+        index = [item.model_dump(mode="json") for item in (*kept, *new.values())]
+        atomic_write(self.path / IMAGES / IMAGE_INDEX, _json_text(index))
 
     def images(self) -> tuple[ImageEntry, ...]:
         """The images of the run in the order written; raises `BadInput` for an index that leads elsewhere."""

@@ -90,9 +90,10 @@ def test_only_what_belongs_to_the_map_is_written_and_small(tmp_path: Path) -> No
     arms = map_arms(cell_edits([3], Zero()), blocks=[1], steps=[0], readout="final")
     pictures = CellPictures(folder, "final_map", ("a",), arms, most=1)
     large = Image.new("RGB", (200, 100))
-    for prompt in ("a", "b"):
-        for arm in (CLEAN, *arms):
-            pictures.keep(arm, prompt, 0, large)
+    with pictures:
+        for prompt in ("a", "b"):
+            for arm in (CLEAN, *arms):
+                pictures.keep(arm, prompt, 0, large)
     assert [(entry.prompt, entry.caption) for entry in folder.images()] == [
         ("a", "clean"),
         ("a", "massive.at-1-0"),
@@ -100,6 +101,44 @@ def test_only_what_belongs_to_the_map_is_written_and_small(tmp_path: Path) -> No
     with Image.open(folder.image_path(folder.images()[0])) as small:
         assert small.size == (96, 48)
     assert large.size == (200, 100), "the study's own picture stays as it is"
+
+
+def test_the_index_is_written_once_per_prompt_and_after_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", "seeds: [0]")
+    arms = map_arms(cell_edits([3], Zero()), blocks=range(4), steps=range(4), readout="final")
+    small, entered = Image.new("RGB", (2, 2)), []
+    index = RunFolder.index_images
+    monkeypatch.setattr(
+        RunFolder, "index_images", lambda self, new: entered.append(len(new)) or index(self, new)
+    )
+    with pytest.raises(KeyboardInterrupt), CellPictures(folder, "m", ("a", "b"), arms, most=2) as pictures:
+        for prompt, taken in (("a", arms), ("b", arms[:3])):
+            for arm in taken:
+                pictures.keep(arm, prompt, 0, small)
+        raise KeyboardInterrupt
+    assert entered == [len(arms), 3]
+    assert [entry.prompt for entry in folder.images()] == ["a"] * len(arms) + ["b"] * 3
+    assert all(folder.image_path(entry).is_file() for entry in folder.images())
+
+
+def test_pictures_are_offered_where_an_arm_has_a_metric_of_pictures(
+    tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dit_lens.methods import study
+
+    offered, real = {}, study.run_study
+
+    def spy(lens, arms, *given, **how):  # type: ignore[no-untyped-def]
+        offered["step" if any(arm.readout == "step" for arm in arms) else "final"] = "on_image" in how
+        return real(lens, arms, *given, **how)
+
+    monkeypatch.setattr(study, "run_study", spy)
+    maps = {"prompts": 1, "steps": [0], "final_prompts": 1, "final_steps": [0], "blocks": "1"}
+    both = {"sections": ["step_map", "final_map"], "effects": {"metrics": ["ssim", "velocity"], "maps": maps}}
+    run_analysis({**SPEC, **both}, tmp_path / "run", lens=tiny_sd3_lens, progress=False)
+    assert offered == {"step": False, "final": True}
 
 
 @pytest.mark.parametrize("question", ["spectrum", "final_map"])

@@ -123,6 +123,20 @@ def test_an_image_of_the_same_name_replaces_the_first(tmp_path) -> None:
     assert [entry.prompt for entry in folder.images()] == ["second"]
 
 
+def test_many_pictures_enter_the_index_at_once(tmp_path) -> None:
+    folder = RunFolder.create(tmp_path / "run", SPEC)
+    red = Image.new("RGB", (2, 2), "red")
+    for name in ("one", "two"):
+        folder.write_image(name, red, prompt="first", seed=0)
+    new = [folder.write_picture(name, red, prompt="second", seed=0) for name in ("two", "three", "two")]
+    assert [entry.prompt for entry in folder.images()] == ["first", "first"], "written, and not yet entered"
+    folder.index_images(new)
+    folder.index_images([])
+    assert [(entry.file, entry.prompt) for entry in folder.images()] == [
+        ("one.png", "first"), ("two.png", "second"), ("three.png", "second"),
+    ]  # fmt: skip
+
+
 def test_another_specs_run_is_never_overwritten(tmp_path) -> None:
     RunFolder.create(tmp_path / "run", SPEC).write_record(a_record())
     before = everything_in(tmp_path)
