@@ -70,7 +70,9 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert {line.split(": ")[1] for line in head.splitlines() if line.startswith("Provides-Extra")} == set(
         PROJECT.core.optional_dependencies
     )
-    assert description.startswith("# dit_lens")
+    assert description.strip().startswith("# dit_lens")
+    assert not re.search(r"\]\((?!https?://)", description), "beside an index's page lies no file of ours"
+    assert re.findall(r"dit-lens run (\w+)", description) == ["massive_activations"]
     (commands,) = (
         wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt")
     )
@@ -87,10 +89,35 @@ def test_the_wheel_stays_small_enough_to_hand_out(wheel: zipfile.ZipFile) -> Non
 def test_the_sdist_holds_what_builds_the_wheel_and_runs_the_tests() -> None:
     names = {file.distribution_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
     wanted = {*tracked("dit_lens"), *tracked("analyses"), *tracked("tests")}
-    # pyproject.toml, README.md and LICENSE go in by hatchling's own rule.
-    wanted |= {"CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "Makefile", ".ci/run"}
+    # pyproject.toml and LICENSE go in by hatchling's own rule.
+    wanted |= {
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "THIRD_PARTY.md",
+        "README.md",
+        "constraints.txt",
+        "Makefile",
+        ".ci/run",
+    }
     assert wanted <= names
     assert not {name for name in names if name.startswith(("reports/shapes-sd3/", ".venv/", "dist/"))}
+
+
+def test_every_file_that_others_wrote_is_named_with_its_licence() -> None:
+    notice = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    scripts = {
+        name
+        for folder in ("dit_lens", "tests", "notebooks")
+        for name in tracked(folder)
+        if name.endswith(".js")
+    }
+    foreign = {name for name in scripts if "opyright (c)" in (ROOT / name).read_text(encoding="utf-8")[:2000]}
+    assert foreign == {"tests/report/axe.min.js"}
+    for name in foreign:
+        (version,) = re.findall(r"axe v([\d.]+)", (ROOT / name).read_text(encoding="utf-8")[:200])
+        assert f"`{name}` | axe-core {version}" in notice
+        assert "MPL-2.0" in notice
 
 
 def test_every_extra_that_is_named_anywhere_exists() -> None:
@@ -120,6 +147,7 @@ def declared() -> set[str]:
 
 def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert any(each.startswith("torch") for each in PROJECT.core.dependencies)
     groups = [PROJECT.core.dependencies, *PROJECT.core.optional_dependencies.values()]
     for requirement in (each for group in groups for each in group):
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)
