@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 
-
 LONG = (
     "tests/test_notebooks.py",
     "tests/report/test_axe.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dit_lens.analysis.faults import short
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.paths import named_path
 
 
 def packaged_folder() -> Path:
@@ -18,23 +19,6 @@ def packaged_folder() -> Path:
 def packaged() -> dict[str, Path]:
     """Names and files of the packaged analyses."""
     return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
-
-
-def named_path(written: str | Path, *, asked_by: str, folder: Path = Path()) -> Path:
-    """The path that a user named, relative to a folder, with ~ expanded; nothing need lie there.
-
-    Raises:
-        BadInput: no system could open it: nobody has that home, the name is too long, …
-    """
-    try:
-        path = folder / Path(written).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, RuntimeError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BadInput(f"{asked_by}: {short(str(written))} cannot be opened as a path: {why}.") from None
-    return path
 
 
 def find_spec(source: str | Path) -> Path:

@@ -14,9 +14,10 @@ import yaml
 from pydantic import ValidationError
 
 from dit_lens.analysis.faults import Key, explained
-from dit_lens.analysis.files import find_spec, named_path, read_pairs, read_prompts, read_text
+from dit_lens.analysis.files import find_spec, read_pairs, read_prompts, read_text
 from dit_lens.analysis.spec import SELECTIONS, AnalysisSpec
 from dit_lens.errors import BadInput
+from dit_lens.paths import named_path
 
 _FILES = {
     ("effects", "prompts"): read_prompts,

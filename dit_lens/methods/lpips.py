@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.methods.pixels import pixel_pairs
+from dit_lens.paths import named_path
 
 if TYPE_CHECKING:
     import os
@@ -119,7 +120,7 @@ def require_size(height: int, width: int) -> None:
 def _named(weights: str | os.PathLike[str]) -> Path:
     """The file to read; raises BadInput where there is none, or where the cache's is not what it says."""
     if weights != CACHED:
-        path = Path(weights).expanduser()
+        path = named_path(weights, asked_by="lpips")
         if not path.is_file():
             raise BadInput(
                 f"lpips: there is no file {path}. Name torchvision's {WEIGHTS} ({URL}), or write {CACHED!r} "

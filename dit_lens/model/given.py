@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
+from dit_lens.paths import named_path
 
 SCHEMA_VERSION = 1
 _KEY = "dit_lens.given_path"
@@ -182,5 +183,5 @@ class GivenPath:
 
 
 def _named(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).expanduser()
+    path = named_path(path, asked_by="path")
     return path if path.suffix == _SUFFIX else path.with_name(path.name + _SUFFIX)

@@ -17,6 +17,7 @@ from dit_lens import zoo
 from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.model.adapters import known_transformers
 from dit_lens.model.hub import hub_explained, hub_file
+from dit_lens.paths import named_path
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,7 @@ def _locate(source: str) -> tuple[str, Path | str]:
     embedded = zoo.names()
     if source in embedded:
         return source, zoo.path(source)
-    path = Path(source).expanduser()
+    path = named_path(source, asked_by="model")
     if path.is_dir():
         return path.resolve().name, path
     if path.is_file():

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.paths import named_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,7 +152,7 @@ def _is_byte_value(value: Any) -> bool:
 def _from_file(path: Path, size: tuple[int, int], resize: str | None, behind: Pixels | None) -> Pixels:
     from PIL import Image as Pillow
 
-    path = path.expanduser()
+    path = named_path(path, asked_by="picture")
     if path.is_dir():
         raise BadInput(f"{path} is a folder; give the picture's file.")
     if not path.exists():

@@ -331,3 +331,9 @@ def test_a_hub_model_runs_the_same_code_as_a_folder(monkeypatch, saved, tiny_sd3
     assert asked["revision"] == "v9"
     assert asked["use_safetensors"] is True
     assert asked["text_encoder_3"] is None
+
+
+@pytest.mark.parametrize("source", ["~nobody-has-this-name/model", "x" * 300, "a\0b"])
+def test_what_cannot_be_a_path_is_no_defect_of_ours(source):
+    with pytest.raises(BadInput, match="cannot be opened as a path"):
+        dit_lens.load(source)
