@@ -202,7 +202,7 @@ def _stage(run: RunView, pair: Pair, what: str) -> Markup:
 
 def _image(run: RunView, entry: ImageEntry, alt: str) -> Markup:
     pixels = picture(run, entry)
-    return Markup("<img{} src='{}' alt='{}' loading='lazy'>").format(
+    return Markup("<img{} src='{}' alt='{}' decoding='async'>").format(
         Markup(" class='pixels'") if max(pixels.size) <= SMALL else "", light_uri(pixels), alt
     )
 

@@ -325,7 +325,7 @@ def images(run: RunView) -> Section:
     shown = samples[:MOST_IMAGES]
     figures = Markup("").join(
         Markup(
-            "<figure class='tile'><img src='{}' alt='{}' loading='lazy'><figcaption>{}<small>seed "
+            "<figure class='tile'><img src='{}' alt='{}' decoding='async'><figcaption>{}<small>seed "
             "{}{}</small></figcaption></figure>"
         ).format(
             data_uri(picture(run, entry), longest=384),

@@ -284,7 +284,8 @@ def _pair(
     thumbs = Markup("").join(
         Markup(
             "<label class='thumb two'><input type='radio' name='pictures-{}'{}>"
-            "<span><img{} src='{}' alt='{}' loading='lazy'><img{} src='{}' alt='{}' loading='lazy'></span>"
+            "<span><img{} src='{}' alt='{}' decoding='async'>"
+            "<img{} src='{}' alt='{}' decoding='async'></span>"
             "<span class='arm'>{}</span></label>"
         ).format(
             index,
@@ -323,7 +324,7 @@ def _apart(found: Comparison) -> Markup:
         own = [entry for entry in entries if (entry.prompt, entry.seed) == (first.prompt, first.seed)]
         thumbs = Markup("").join(
             Markup(
-                "<figure class='thumb reference'><img src='{}' alt='{}' loading='lazy'>"
+                "<figure class='thumb reference'><img src='{}' alt='{}' decoding='async'>"
                 "<figcaption>{}</figcaption></figure>"
             ).format(
                 light_uri(picture(view, entry)),

@@ -105,7 +105,7 @@ def _html(run: RunView, group: _Group, index: int) -> Markup:
     if group.clean is not None:
         address = data_uri(picture(run, group.clean), longest=LONGEST)
         clean = Markup(
-            "<figure class='thumb reference'><img src='{}' alt='{}' loading='lazy'>"
+            "<figure class='thumb reference'><img src='{}' alt='{}' decoding='async'>"
             "<figcaption>clean</figcaption></figure>"
         ).format(address, f"Clean image: {what}")
         stage = Markup(
@@ -146,7 +146,8 @@ def _thumb(run: RunView, entry: ImageEntry, index: int, what: str, checked: bool
     # Names may break where their words end.
     name = Markup("_<wbr>").join(entry.caption.split("_"))
     return Markup(
-        "<label class='thumb'><input type='radio' name='gallery-{}'{}><img src='{}' alt='{}' loading='lazy'>"
+        "<label class='thumb'><input type='radio' name='gallery-{}'{}>"
+        "<img src='{}' alt='{}' decoding='async'>"
         "<span class='arm'>{}</span></label>"
     ).format(
         index,

@@ -166,7 +166,7 @@ def _figure(image: Image, alt: str, caption: str) -> Markup:
     small = max(image.size) <= _SHARP
     style = Markup(" style='image-rendering:pixelated'") if small else Markup("")
     return Markup(
-        "<figure class='thumb reference'><img src='{}' alt='{}' width='{}' height='{}' loading='lazy'{}>"
+        "<figure class='thumb reference'><img src='{}' alt='{}' width='{}' height='{}' decoding='async'{}>"
         "<figcaption>{}</figcaption></figure>"
     ).format(_address(image, small), alt, image.width, image.height, style, caption)
 

@@ -334,7 +334,7 @@ def test_each_section_holds_its_own_pictures_and_the_plain_samples_none_of_them(
     per_pair = 2 + len(STRENGTHS) + len(REACH) - 1
     for anchor, pairs in (("transport-text", 2), ("transport-image", 1), ("detail-guidance", 1)):
         section = part(html, anchor)
-        assert section.count("loading='lazy'") == pairs * per_pair
+        assert section.count("decoding='async'") == pairs * per_pair
         assert section.count(" checked") == pairs
         assert section.count("class='stage'") == pairs
     assert {entry.kind for entry in run.samples} == {"sample"}

@@ -155,6 +155,11 @@ def test_nothing_is_loaded_from_elsewhere(page) -> None:
             assert tag == "a" or not value or value.startswith("data:"), f"{tag} {name}={value[:60]}"
 
 
+def test_no_picture_waits_to_be_near_the_reader(html) -> None:
+    """Pictures that get their height while a reader jumps past them push the section aside that was meant."""
+    assert "<img" in html and not re.search(r"loading=.?lazy", html)
+
+
 def test_the_page_forbids_every_script_but_its_own(page) -> None:
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
