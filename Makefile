@@ -15,8 +15,6 @@ VENV    ?= .venv
 TORCH   ?= torch==2.13.0
 PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check
 OUT     ?= reports/massive_activations
-# One more than there are cores: tests wait for kernels, browsers and disks a third of their time.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 GALLERY ?= reports/shapes-sd3
 DEMO    ?= analyses/massive_activations.yaml
 
@@ -53,7 +51,7 @@ browser:
 	@.ci/install-chromium
 
 test: $(VENV)/.dev browser
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -67,7 +65,7 @@ format: $(VENV)/.dev
 # Takes twice the time of `make test`: Python traces every line. Fails below the share that pyproject.toml names.
 coverage: $(VENV)/.dev browser
 	$(VENV)/bin/coverage erase
-	OMP_NUM_THREADS=1 $(VENV)/bin/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
 
