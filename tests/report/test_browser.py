@@ -327,6 +327,8 @@ def test_print_unfolds_what_is_read_and_drops_what_is_clicked(visit) -> None:
     )
     assert seen.page.locator("details.printed:not([open])").count() == 0
     widest = "Math.max(...[...document.querySelectorAll('.plot svg.main-svg')].map((one) => one.clientWidth))"
+    # Two frames later the observer of sizes has had its say.
+    seen.page.evaluate("new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))")
     assert seen.page.evaluate(widest) <= 680
     seen.page.evaluate("dispatchEvent(new Event('afterprint'))")
     seen.page.emulate_media(media="screen")

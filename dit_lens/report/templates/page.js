@@ -95,7 +95,9 @@
     }
     window.Plotly.relayout(plot, patch);
   }
+  let printing = false; // paper has a width of its own, whatever the window's is
   const sizes = new ResizeObserver((entries) => {
+    if (printing) return;
     for (const { target } of entries) {
       if (target.clientWidth && target.clientWidth !== target.layout?.width) fit(target);
     }
@@ -141,6 +143,7 @@
   // ---- paper is light, as wide as a page, and cannot be unfolded
   let unfolded = [];
   window.addEventListener("beforeprint", () => {
+    printing = true;
     unfolded = [...document.querySelectorAll("details.printed:not([open])")];
     for (const each of unfolded) each.open = true;
     for (const plot of plots) {
@@ -150,6 +153,7 @@
     }
   });
   window.addEventListener("afterprint", () => {
+    printing = false;
     for (const each of unfolded) each.open = false;
     showMode();
     for (const plot of plots) fit(plot);
