@@ -193,7 +193,8 @@ def _figure(data: Mapping[str, Any]) -> str:
     height = int(layout.get("height", 420))
     parts = [
         f"<figure><figcaption>{words if title else ''}</figcaption>",
-        f'<div class="plot" role="img" aria-label="{words}" style="height:{height}px">',
+        f'<div class="plot" role="group" aria-roledescription="figure" aria-label="{words}"'
+        f' style="height:{height}px">',
         f'<script type="application/json">{text}</script></div>',
     ]
     if "image/png" in data:
@@ -214,7 +215,8 @@ def _plotly() -> str:
 
 
 def _highlighting() -> str:
-    light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    # The styles of pygments whose palest colour still stands out from the page's paper (4.5 to 1).
+    light = HtmlFormatter(style="xcode").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 import dit_lens as dl
+from tests.report.axe import scan, serious
 from tests.report.browser import chromium, visits
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -137,6 +138,7 @@ def test_its_page_opens_quietly_draws_every_figure_and_fits(path: Path, browser:
             assert seen.page.locator(".plot svg.main-svg").first.is_visible()
             assert seen.page.locator(".plot .drawn.js-plotly-plot").count() == len(figures)
             assert seen.overflow() == 0
+            assert serious(scan(seen)) == []
 
 
 @pytest.mark.browser

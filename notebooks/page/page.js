@@ -1,4 +1,5 @@
 // Draws every figure of the page, in the reader's colours, at the page's width and as its panels fit there.
+// Wide code and tables scroll by keyboard, too.
 "use strict";
 (() => {
   const NARROW = 620; // pixels of a figure's width below which its narrow arrangement is drawn, as in a report
@@ -43,4 +44,14 @@
     for (const plot of plots) sizes.observe(plot);
   });
   dark.addEventListener("change", all);
+
+  // What scrolls sideways can be scrolled by keyboard.
+  const reach = () => {
+    for (const each of document.querySelectorAll("pre, table")) {
+      if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+      else each.removeAttribute("tabindex");
+    }
+  };
+  reach();
+  window.addEventListener("resize", reach);
 })();

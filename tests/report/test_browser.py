@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.report.browser import Visit
+from tests.report.browser import Visit, visits
 from tests.report.synthetic_cells import CELL_BLOCKS, CELL_STEPS
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.fixture(scope="module")
+def wide(browser: Any, report: Any) -> Iterator[Visit]:
+    """The page at 1280 px, opened once: each test that asks for it looks at another part."""
+    with visits(browser) as opening:
+        yield opening(report)
+
+
+@pytest.fixture(scope="module")
+def phone(browser: Any, report: Any) -> Iterator[Visit]:
+    """The page at 390 px, opened once: each test that asks for it looks at another part."""
+    with visits(browser) as opening:
+        yield opening(report, 390)
+
+
+@pytest.mark.parametrize(("width", "mode"), [(1280, "light"), (390, "dark")])
 def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> None:
     seen = visit(width, mode)
     assert seen.is_quiet()
@@ -26,8 +41,8 @@ def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> Non
     assert seen.overflow() == 0
 
 
-def test_hostile_text_does_nothing(visit) -> None:
-    seen = visit()
+def test_hostile_text_does_nothing(wide) -> None:
+    seen = wide
     chooser = seen.page.locator("#token-maps-view")
     chooser.select_option(index=1)  # the hostile prompt's own figure
     assert "<script>alert(1)</script>" in seen.page.locator("#token-maps figcaption:visible").inner_text()
@@ -37,8 +52,8 @@ def test_hostile_text_does_nothing(visit) -> None:
     assert seen.page.locator("img[src=x]").count() == 0
 
 
-def test_contents_links_lead_to_their_sections(visit) -> None:
-    seen = visit()
+def test_contents_links_lead_to_their_sections(wide) -> None:
+    seen = wide
     links = seen.page.locator(".contents a")
     assert links.count() == 30
     for index in range(links.count()):
@@ -53,8 +68,8 @@ def test_contents_links_lead_to_their_sections(visit) -> None:
         )
 
 
-def test_another_view_is_drawn_when_it_is_chosen(visit) -> None:
-    seen = visit()
+def test_another_view_is_drawn_when_it_is_chosen(wide) -> None:
+    seen = wide
     first = seen.page.locator("#spectrum figcaption:visible").inner_text()
     seen.page.select_option("#spectrum-view", index=2)
     seen.page.wait_for_selector("#spectrum .plot-figure[data-view='2'] svg.main-svg")
@@ -91,8 +106,8 @@ def over(seen: Visit, group: int) -> str:
     return seen.page.get_attribute(f"#gallery .compare[data-group='{group}'] .over", "src")
 
 
-def test_the_gallery_compares_an_edit_with_the_clean_image(visit) -> None:
-    seen = visit()
+def test_the_gallery_compares_an_edit_with_the_clean_image(wide) -> None:
+    seen = wide
     stage = seen.page.locator("#gallery .compare[data-group='0'] .stage")
     assert stage.locator(".edited").inner_text() == "massive"
     first = over(seen, 0)
@@ -124,8 +139,8 @@ def test_the_gallery_is_used_by_keyboard_alone(visit) -> None:
     assert over(seen, 0) != before
 
 
-def test_the_gallery_shows_one_prompt_at_a_time(visit) -> None:
-    seen = visit(390)
+def test_the_gallery_shows_one_prompt_at_a_time(phone) -> None:
+    seen = phone
     assert seen.page.locator("#gallery .compare:visible").count() == 1
     seen.page.select_option("#gallery-group", index=1)
     assert seen.page.locator("#gallery .compare:visible").get_attribute("data-group") == "1"
@@ -138,8 +153,8 @@ def test_the_gallery_shows_one_prompt_at_a_time(visit) -> None:
     assert seen.page.locator("img[src=x]").count() == 0
 
 
-def test_carried_pictures_are_compared_with_the_target_by_keyboard(visit) -> None:
-    seen = visit(390)
+def test_carried_pictures_are_compared_with_the_target_by_keyboard(phone) -> None:
+    seen = phone
     group = seen.page.locator("#transport-text .compare[data-group='0']")
     assert group.locator(".edited").inner_text() == "massive · 1", "the strongest comes first"
     slider = group.locator("input[type=range]")
@@ -163,16 +178,16 @@ def test_carried_pictures_are_compared_with_the_target_by_keyboard(visit) -> Non
     assert seen.console == []
 
 
-def test_verdicts_are_told_apart_without_colour(visit) -> None:
-    seen = visit()
+def test_verdicts_are_told_apart_without_colour(wide) -> None:
+    seen = wide
     badges = seen.page.locator("#summary .badge")
     assert set(badges.all_inner_texts()) == {"✓ Supported", "✗ Not supported", "? Undecided"}
     first = badges.first.bounding_box()
     assert first["y"] < seen.page.locator("#summary .tiles").bounding_box()["y"], "verdicts come first"
 
 
-def test_every_map_and_metric_can_be_chosen(visit) -> None:
-    seen = visit(390)
+def test_every_map_and_metric_can_be_chosen(phone) -> None:
+    seen = phone
     for select in (
         "disruption",
         "semantics-or-detail",
@@ -247,8 +262,8 @@ def rounded(position: str) -> str:
     return re.sub(r"[\d.]+", lambda found: f"{float(found[0]):.4g}", position)
 
 
-def test_pointing_at_a_cell_shows_its_pictures(visit) -> None:
-    seen = visit()
+def test_pointing_at_a_cell_shows_its_pictures(wide) -> None:
+    seen = wide
     panel = seen.page.locator(AT)
     seen.page.evaluate(
         "document.querySelector('#final-map .plot').scrollIntoView({ block: 'center', behavior: 'instant' })"
@@ -266,8 +281,8 @@ def test_pointing_at_a_cell_shows_its_pictures(visit) -> None:
     assert seen.console == []
 
 
-def test_pictures_of_cells_are_reached_by_keyboard_and_by_finger(visit) -> None:
-    seen = visit(390)
+def test_pictures_of_cells_are_reached_by_keyboard_and_by_finger(phone) -> None:
+    seen = phone
     slider = seen.page.locator(f"{AT} .cells-block")
     slider.focus()
     before = int(slider.input_value())
@@ -288,8 +303,8 @@ def test_pictures_of_cells_are_reached_by_keyboard_and_by_finger(visit) -> None:
 
 
 # ------------------------------------------------------------------------------------------ links and copying
-def test_links_and_specs_can_be_copied_from_a_file(visit, report) -> None:
-    seen = visit()
+def test_links_and_specs_can_be_copied_from_a_file(wide, report) -> None:
+    seen = wide
     seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     seen.page.locator("#dose .anchor").focus()
     seen.page.keyboard.press("Enter")
@@ -304,12 +319,10 @@ def test_links_and_specs_can_be_copied_from_a_file(visit, report) -> None:
     assert seen.console == []
 
 
-def test_the_contents_mark_the_section_and_fold_on_a_phone(visit) -> None:
-    seen = visit()
-    seen.page.evaluate("document.getElementById('dose').scrollIntoView({ behavior: 'instant' })")
-    seen.page.wait_for_selector(".contents a[href='#dose'][aria-current=true]")
-    assert seen.page.locator(".contents [aria-current]").count() == 1
-    phone = visit(390)
+def test_the_contents_mark_the_section_and_fold_on_a_phone(wide, phone) -> None:
+    wide.page.evaluate("document.getElementById('dose').scrollIntoView({ behavior: 'instant' })")
+    wide.page.wait_for_selector(".contents a[href='#dose'][aria-current=true]")
+    assert wide.page.locator(".contents [aria-current]").count() == 1
     assert not phone.page.locator(".contents a").first.is_visible()
     phone.page.locator(".contents summary").click()
     phone.page.locator(".contents a[href='#dose']").click()
@@ -317,8 +330,8 @@ def test_the_contents_mark_the_section_and_fold_on_a_phone(visit) -> None:
     assert phone.page.evaluate("location.hash") == "#dose"
 
 
-def test_print_unfolds_what_is_read_and_drops_what_is_clicked(visit) -> None:
-    seen = visit()
+def test_print_unfolds_what_is_read_and_drops_what_is_clicked(wide) -> None:
+    seen = wide
     seen.page.emulate_media(media="print")
     seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     hidden = ".top, .contents, .chooser, .anchor, .stage, .copy, .cells, .repeat"
