@@ -129,7 +129,7 @@ def main(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,
     miniature: Annotated[
-        bool, typer.Option(help="A run of about a minute that proves the path, not the model.")
+        bool, typer.Option(help="Half a minute that proves the path, not the model.")
     ] = False,
 ) -> None:
     """Train the small SD3 that ships with dit_lens, from nothing, on one machine.

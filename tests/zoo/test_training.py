@@ -80,7 +80,7 @@ def test_the_rate_warms_up_and_decays_to_zero():
 
 
 def test_the_miniature_trains_a_pipeline_that_the_lens_opens(tmp_path):
-    """One command from nothing to a folder: the same code path as the shipped weights, in about a minute."""
+    """One command from nothing to a folder: the same code path as the shipped weights."""
     from dit_lens.zoo import train
 
     app = typer.Typer()
