@@ -24,6 +24,10 @@
     for (const trace of data) Object.assign(trace, choices[`${plot.dataset.shape}_traces`] ?? {});
     layout.template = templates[dark.matches ? "dark" : "light"];
     delete layout.width;
+    // A figure made with plotly alone keeps a phone's width for itself, and has its legend below.
+    if (plot.dataset.shape === "narrow" && !layout.meta?.arrangements) {
+      layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.3, yanchor: "top" };
+    }
     const place = document.createElement("div");
     for (const old of plot.querySelectorAll(".drawn")) {
       Plotly.purge(old);

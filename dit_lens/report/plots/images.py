@@ -63,7 +63,7 @@ def images(
             f"{len(shown)} pictures were given; one figure draws at most {MOST}. Give some of them."
         )
     wide = across or (len(shown) if len(shown) <= 6 else min(8, -(-len(shown) // -(-len(shown) // 6))))
-    letters = max(14, 110 // wide)
+    letters = max(14, min(28, 110 // wide))  # two labels fit beside each other on a phone, too
     titles = tuple(plot_text(label, limit=5 * letters, width=letters) for label, _ in shown)
     above = 16 * max(text.count("<br>") + 1 for text in titles) + 6
     panels = Panels(
