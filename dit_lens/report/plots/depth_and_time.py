@@ -75,12 +75,12 @@ def ratio_map(
         yaxis={"title": {"text": BLOCK_AXIS}, "dtick": _tick(len(blocks)), "showgrid": False},
         meta={
             "arrangements": {
+                "narrow": {"xaxis.dtick": _tick(len(steps), 10)},
+                "wide": {"xaxis.dtick": _tick(len(steps))},
                 "narrow_traces": {"texttemplate": ""},
-                "wide_traces": {"texttemplate": "%{text}"},
+                "wide_traces": {"texttemplate": "%{text}" if legible else ""},
             }
-        }
-        if legible
-        else {},
+        },
     )
     return figure
 
@@ -151,6 +151,9 @@ def life(
     # The two panels have different axes, so neither arrangement may carry one title for both.
     for patch in figure.layout.meta["arrangements"].values():
         patch.update({"xaxis.title.text": BLOCK_AXIS, "xaxis2.title.text": STEP_AXIS})
+    for shape, most in (("wide", 20), ("narrow", 10)):
+        tick = _tick(rows["step"].nunique(), most)
+        figure.layout.meta["arrangements"][shape]["xaxis2.dtick"] = tick
     return figure
 
 
@@ -160,6 +163,6 @@ def _extent(ratio: pd.Series) -> tuple[float, float]:
     return (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
 
 
-def _tick(positions: int) -> int:
-    """Return the distance of axis ticks that keeps at most about 20 of them."""
-    return max(1, -(-positions // 20))
+def _tick(positions: int, most: int = 20) -> int:
+    """Return the distance of axis ticks that keeps at most about this many of them."""
+    return max(1, -(-positions // most))
