@@ -43,7 +43,7 @@ def run_analysis(
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
-    resume: bool = False,
+    resume: bool = True,
     lens: DiTLens | None = None,
     progress: bool = True,
     say: Say | None = None,
@@ -52,9 +52,9 @@ def run_analysis(
 
     Args:
         source: a YAML file, the name of a packaged analysis, plain data, or an `AnalysisSpec`.
-        out: the run's folder; `reports/<name>` unless given. A finished run of the same spec is replaced.
+        out: the run's folder; `reports/<name>` unless given.
         overrides: `key.path=value` each, applied to the spec.
-        resume: keep the stages that an earlier run of the same spec finished in that folder.
+        resume: keep what an earlier run of the same spec finished in that folder; without, it is removed.
         lens: the model, where it is open already; else the spec's is loaded.
         progress: draw progress bars on stderr.
         say: called with each line for the user: the plan first, then what is done.
@@ -75,9 +75,9 @@ def run_analysis(
     lens = lens or open_model(spec)
     plan = make_plan(spec, lens)
     folder = RunFolder.create(out or REPORTS / spec.name, spec_text(spec), resume=resume)
-    say(str(plan))
-    run = _Run(plan, lens, folder, progress, say, resume)
-    run.all_stages()
+    with folder.held():
+        say(str(plan))
+        _Run(plan, lens, folder, progress, say, resume).all_stages()
     return folder.path
 
 
@@ -131,8 +131,7 @@ def open_model(spec: AnalysisSpec) -> DiTLens:
     """The model that a spec names."""
     from dit_lens.model.loading import load
 
-    model = spec.model
-    return load(model.name, device=model.device, dtype=model.dtype, revision=model.revision)
+    return load(spec.model.name, **spec.model.options())
 
 
 def _sections_of(folder: RunFolder) -> set[str]:
@@ -204,13 +203,20 @@ class _Run:
         try:
             earlier = self.folder.record
         except BadInput:
-            return  # it ended before it had a record
+            return  # there was none, or it ended before it had a record
         if earlier.fingerprint != self.lens.fingerprint:
             raise BadInput(
                 f"{self.folder.path} holds results of {earlier.model} with other weights (fingerprint "
                 f"{earlier.fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
-                "Run without --resume to replace them, or choose another folder with --out."
+                "--fresh (resume=False in Python) replaces them; --out chooses another folder."
             )
+        state = {"finished": "a finished run", "failed": "an unfinished run"}.get(
+            earlier.status, "a run that was cut off"
+        )
+        self.say(
+            f"{self.folder.path} holds {state} of this spec, begun {earlier.started:%Y-%m-%d %H:%M} UTC. "
+            "It goes on from there; --fresh begins anew."
+        )
         self.timings.update(earlier.timings)
 
     @contextmanager

@@ -37,7 +37,7 @@ _LESS = "--set batch_size=1, fewer steps or a smaller image needs less."
     Hints(
         less_memory=_LESS,
         has_out=True,
-        kept="What was finished is kept; `dit-lens run … --resume` goes on from there.",
+        kept="What was finished is kept; the same command goes on from there.",
     ),
 )
 def run(
@@ -46,7 +46,12 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; default: reports/<name>.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--fresh", help="Go on from what the folder holds of this spec, or begin anew."
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Carry out a declared analysis and print its report's path."""

@@ -13,7 +13,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,7 @@ SCHEMA_VERSION = 1
 SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
 TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
 RESULTS, CELLS = "results.json", ("cells", "journal")
+LOCK = ".lock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -144,7 +146,8 @@ class RunFolder:
         """Open a folder for the run of one spec (YAML text).
 
         A folder that holds a run of the same spec is emptied of that run, or kept with `resume=True`.
-        Raises `BadInput` when the folder holds the run of another spec, or files that are no run.
+        Raises `BadInput` when the folder holds the run of another spec, or files that are no run, or when
+        another process is writing to it.
         """
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
@@ -152,8 +155,9 @@ class RunFolder:
         present = sorted(entry.name for entry in folder.path.iterdir()) if folder.path.exists() else []
         if (folder.path / SPEC).exists():
             folder._refuse_another_spec(spec_text)
-            if not resume:
-                folder._clear()
+            with folder.held():
+                if not resume:
+                    folder._clear()
         elif present:
             raise BadInput(
                 f"Cannot write a run to {folder.path}: it holds {len(present)} other file(s) "
@@ -161,6 +165,27 @@ class RunFolder:
             )
         atomic_write(folder.path / SPEC, spec_text if spec_text.endswith("\n") else spec_text + "\n")
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from writing a run here; a process that is killed lets go by itself.
+
+        Raises `BadInput` when another process holds the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadInput(
+                f"Another process is writing a run to {self.path}. Wait until it ends, or name another "
+                "folder with --out DIR."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -184,7 +209,7 @@ class RunFolder:
         raise BadInput(
             f"{self.path} holds the run of another spec (its {SPEC} differs), and a run never overwrites "
             f"another. Name another folder with --out DIR, or remove {self.path} first. "
-            f"--resume continues a run only under the spec that it began with: {self.path / SPEC}"
+            f"A run goes on only under the spec that it began with: {self.path / SPEC}"
         )
 
     def _clear(self) -> None:

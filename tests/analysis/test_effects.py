@@ -102,7 +102,7 @@ def test_a_second_run_computes_nothing_and_a_fresh_one_the_same(
         raise AssertionError("the transformer ran")
 
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
-    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, resume=True, progress=False)
+    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False)
     assert (run.path / "results.json").read_bytes() == results
     for name, table in before.items():
         pd.testing.assert_frame_equal(run.table(name), table)
@@ -113,9 +113,11 @@ def test_a_run_that_is_not_resumed_forgets_its_cells(tiny_sd3_lens: dit_lens.DiT
     spec = {**SPEC, "sections": ["dose"], "effects": {**SPEC["effects"], "limit": 1}}  # type: ignore[dict-item]
     said: list[str] = []
     for _ in range(2):
-        run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, progress=False, say=said.append)
+        run_analysis(
+            spec, tmp_path / "run", lens=tiny_sd3_lens, resume=False, progress=False, say=said.append
+        )
     assert not any("are known" in line for line in said)
-    run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, resume=True, progress=False, say=said.append)
+    run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, progress=False, say=said.append)
     assert any("are known" in line for line in said)
 
 

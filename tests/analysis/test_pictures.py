@@ -68,7 +68,7 @@ def test_no_picture_is_worth_a_forward(
         raise AssertionError("the transformer ran")
 
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
-    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, resume=True, progress=False)
+    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False)
     assert run.images() == ()
     assert "This run kept no pictures of single cells." in write_report(run.path).read_text(encoding="utf-8")
 

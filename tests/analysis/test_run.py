@@ -93,7 +93,8 @@ def test_resuming_recomputes_nothing_that_is_there(
         raise AssertionError("the transformer ran")
 
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
-    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, resume=True, progress=False, say=said.append)
+    run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False, say=said.append)
+    assert any("holds a finished run of this spec" in line for line in said)
     assert any("kept from the earlier run" in line for line in said)
     assert RunFolder.read(run.path).record.status == "finished"
     assert "discovery" in run.record.timings
@@ -123,7 +124,7 @@ def test_a_run_that_was_cut_off_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr("dit_lens.methods.channels.discover", again)
-        run_analysis(SPEC, out, lens=tiny_sd3_lens, resume=True, progress=False)
+        run_analysis(SPEC, out, lens=tiny_sd3_lens, progress=False)
     finished = RunFolder.read(out)
     assert finished.record.status == "finished"
     assert finished.channels() == run.channels()
@@ -138,10 +139,10 @@ def test_another_models_results_are_not_continued(
     pipeline.transformer.pos_embed.proj.bias.data += 1
     other = dit_lens.load(pipeline)
     before = files(out)
-    with pytest.raises(BadInput, match="other weights"):
-        run_analysis({**SPEC, "sections": ["spectrum"]}, out, lens=other, resume=True, progress=False)
+    with pytest.raises(BadInput, match=r"other weights.*--fresh"):
+        run_analysis({**SPEC, "sections": ["spectrum"]}, out, lens=other, progress=False)
     assert files(out) == before
-    run_analysis({**SPEC, "sections": ["spectrum"]}, out, lens=other, progress=False)
+    run_analysis({**SPEC, "sections": ["spectrum"]}, out, lens=other, resume=False, progress=False)
     assert RunFolder.read(out).record.fingerprint == other.fingerprint
 
 

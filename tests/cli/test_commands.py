@@ -153,7 +153,7 @@ WORK = (
     "dit_lens.analysis.write_report",
     "dit_lens.report.comparison.Comparison.of",
 )
-RESUME = "What was finished is kept; `dit-lens run … --resume` goes on from there."
+RESUME = "What was finished is kept; the same command goes on from there."
 OUT = "--out chooses another place."
 
 

@@ -141,7 +141,7 @@ def test_another_specs_run_is_never_overwritten(tmp_path) -> None:
     RunFolder.create(tmp_path / "run", SPEC).write_record(a_record())
     before = everything_in(tmp_path)
     for resume in (False, True):
-        with pytest.raises(BadInput, match=r"another spec.*--out.*--resume") as caught:
+        with pytest.raises(BadInput, match=r"another spec.*--out") as caught:
             RunFolder.create(tmp_path / "run", "model: other\n", resume=resume)
         assert caught.value.exit_status == 2
     assert everything_in(tmp_path) == before
@@ -161,7 +161,27 @@ def test_a_fresh_run_removes_the_earlier_results_and_nothing_of_the_readers(tmp_
     folder.write_image("one", Image.new("RGB", (2, 2)), prompt="p", seed=0)
     (folder.path / "my notes.txt").write_text("mine")
     RunFolder.create(tmp_path / "run", SPEC)
-    assert sorted(everything_in(folder.path)) == ["my notes.txt", "spec.yaml"]
+    assert sorted(everything_in(folder.path)) == [".lock", "my notes.txt", "spec.yaml"]
+
+
+def test_two_processes_never_write_to_one_folder(tmp_path) -> None:
+    folder = RunFolder.create(tmp_path / "run", SPEC)
+    folder.write_table("spectrum", pd.DataFrame({"a": [1]}))
+    program = (
+        "import sys; from dit_lens.run.records import RunFolder; "
+        "RunFolder.create(sys.argv[1], sys.argv[2], resume=sys.argv[3] == 'yes')"
+    )
+
+    def another(resume: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", program, str(folder.path), SPEC, resume]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    with folder.held():
+        for resume in ("yes", "no"):
+            assert f"Another process is writing a run to {folder.path}" in another(resume).stderr
+        assert folder.table_names == ("spectrum",)
+    assert another("no").returncode == 0
+    assert folder.table_names == ()
 
 
 def test_resume_keeps_what_was_finished(tmp_path) -> None:
