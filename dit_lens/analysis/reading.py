@@ -216,7 +216,9 @@ def _override(data: dict[str, Any], text: str) -> None:
         if not isinstance(place, dict | list):
             where = ".".join(parts[: depth + 1])
             raise BadInput(f"--set {text}: {where} is {place!r}, which has nothing inside it to set.")
-    if isinstance(place, dict):
+    if isinstance(place, dict) and value is None and parts[-1] in place:
+        del place[parts[-1]]
+    elif isinstance(place, dict):
         place[parts[-1]] = value
     else:
         _item(place, parts[-1], text)

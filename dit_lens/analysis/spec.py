@@ -10,7 +10,16 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from dit_lens.analysis.spatial_spec import SpatialSpec
 from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
@@ -71,10 +80,11 @@ USERS: dict[str, tuple[str, ...]] = {
 }
 """Parts of a spec, and the sections that read them."""
 
-SELECTIONS = ("top_k", "ratio", "rule")
+SELECTIONS = ("top_k", "ratio", "rule", "chosen", "file")
 """Ways to tell massive channels from the others; an analysis uses one."""
 
 Count = Annotated[StrictInt, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
 Number = StrictInt | StrictFloat
 Text = Annotated[StrictStr, Field(min_length=1)]
@@ -90,11 +100,29 @@ class ModelSpec(_Spec):
     name: Text
     """An embedded model (`dit-lens list models`), a folder of a diffusers pipeline, or a hub id."""
     device: Text = "cpu"
-    """Where it runs: `cpu`, `cuda`, `cuda:1`, …"""
+    """Where it runs: `cpu`, `cuda`, `cuda:1`, …; leave it out beside `device_map`."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Its weights' type; absent, the one the model's folder has on CPU in float32."""
+    """Its weights' type, whatever they were saved in; absent, float32 on the CPU, and bfloat16 on any other
+    device and with `device_map`."""
     revision: Text | None = None
     """Branch, tag or commit of a hub id."""
+    drop_t5: StrictBool | None = None
+    """Leave out the T5 text encoder, the largest part of most checkpoints; its tokens become zeros. Absent,
+    T5 is left out only where the pipeline was saved without it."""
+    offload: Literal["model", "sequential"] | None = None
+    """Keep weights on the CPU and move them to `device` while they compute: whole parts (`model`), or single
+    layers (`sequential`), which needs least memory and most time. `device` must be another than the CPU."""
+    device_map: Text | None = None
+    """Passed to diffusers: `balanced` spreads the parts over several GPUs. Excludes `device`, `offload`."""
+
+    @property
+    def implied(self) -> set[str]:
+        """Keys whose default does not hold here: `device`, where `device_map` places the parts."""
+        return {"device"} - self.model_fields_set if self.device_map is not None else set()
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `load`, without what is absent."""
+        return self.model_dump(exclude={"name", *self.implied}, exclude_none=True)
 
 
 class SamplingSpec(_Spec):
@@ -119,7 +147,8 @@ class SamplingSpec(_Spec):
 
 
 class ChannelsSpec(_Spec):
-    """How massive channels are told from the others. At most one of `top_k`, `ratio` and `rule`."""
+    """How massive channels are told from the others. At most one of `top_k`, `ratio`, `rule`, `chosen` and
+    `file`."""
 
     top_k: Count | None = None
     """The k largest channels of every block."""
@@ -127,6 +156,12 @@ class ChannelsSpec(_Spec):
     """Channels at least this many times the block's median channel."""
     rule: Literal["2402.17762"] | None = None
     """The definition of arXiv 2402.17762: above 100, and 1,000 times the median."""
+    chosen: dict[Index, tuple[Index, ...]] | None = None
+    """Channels of one's own, such as `{4: [0, 34], 5: [0]}`: block → channels. Blocks left out have none."""
+    file: Text | None = None
+    """A channel set that `dit-lens discover --out` wrote; it brings its channels, stream and fingerprint."""
+    fingerprint: Text | None = None
+    """Of the model that `chosen` were found on; another model is refused. Absent, any model is taken."""
     statistic: Statistic = "abs_mean"
     """What is ranked: |mean over tokens|, mean of |x|, largest |x|, or the 99.9th percentile of |x|."""
     stream: Stream = "image"
@@ -141,7 +176,9 @@ class ChannelsSpec(_Spec):
     def _one_selection(self) -> ChannelsSpec:
         given = [name for name in SELECTIONS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of top_k, ratio and rule, not {' and '.join(given)}")
+            raise ValueError(f"give one of {', '.join(SELECTIONS)}, not {' and '.join(given)}")
+        if self.chosen is not None and not any(self.chosen.values()):
+            raise ValueError("chosen holds no channel; write for example {4: [0, 34]}")
         return self
 
     @property
@@ -151,6 +188,13 @@ class ChannelsSpec(_Spec):
             if (value := getattr(self, name)) is not None:
                 return {name: value}
         return {"top_k": 4}
+
+    @property
+    def most(self) -> int:
+        """Channels per block; where a rule will find any number, as many as stand in for them."""
+        if self.chosen is not None:
+            return max(map(len, self.chosen.values()))
+        return self.top_k or 4
 
 
 class SamplesSpec(_Spec):
@@ -253,7 +297,8 @@ class AnalysisSpec(_Spec):
     question: StrictStr = ""
     """What the analysis asks, in a sentence or two; printed at the head of the report."""
     model: ModelSpec
-    """The model: its name, or a mapping with `name`, `device`, `dtype`, `revision`."""
+    """The model: its name, or a mapping with `name`, `device`, `dtype`, `revision`, `drop_t5`, `offload`,
+    `device_map`."""
     prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
     """The prompts themselves, or a text file of them, one per line, relative to this file."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -333,8 +378,11 @@ class AnalysisSpec(_Spec):
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without what is absent or unused; the same analysis gives the same data."""
-        unused = {key for key, users in USERS.items() if not set(users) & set(self.sections)}
-        return self.model_dump(mode="json", exclude_none=True, exclude=unused)
+        without: dict[str, Any] = {
+            key: True for key, users in USERS.items() if not set(users) & set(self.sections)
+        }
+        without["model"] = self.model.implied
+        return self.model_dump(mode="json", exclude_none=True, exclude=without)
 
 
 def json_schema() -> dict[str, Any]:

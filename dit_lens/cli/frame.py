@@ -32,7 +32,7 @@ app = typer.Typer(
     **_PLAIN,
 )
 listing = typer.Typer(
-    help="List hook points, models or analyses.",
+    help="List hook points, models, analyses, or what published models need of memory.",
     epilog="\b\nExample:\n  dit-lens list hook-points shapes-sd3",
     **_PLAIN,
 )

@@ -20,8 +20,11 @@ from dit_lens.cli.frame import (
 from dit_lens.cli.options import (
     AsJson,
     Device,
+    DeviceMap,
+    DropT5,
     Dtype,
     Model,
+    Offload,
     open_lens,
     parse_seeds,
     parse_strengths,
@@ -35,7 +38,7 @@ from dit_lens.errors import BadInput
     app,
     "discover",
     "dit-lens discover shapes-sd3 --prompts prompts.txt --top-k 4 --out massive.json",
-    Hints(less_memory="--batch-size 1 or a smaller --dtype needs less.", has_out=True),
+    Hints(less_memory="--drop-t5, --batch-size 1 or a smaller --dtype needs less.", has_out=True),
 )
 def discover(
     model: Model,
@@ -52,8 +55,11 @@ def discover(
     statistic: Annotated[str, typer.Option(help="abs_mean, mean_abs, max_abs or p999.")] = "abs_mean",
     stream: Annotated[str, typer.Option(help="image or context.")] = "image",
     batch_size: Annotated[int | None, typer.Option(help="Images sampled together.")] = None,
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = None,
+    drop_t5: DropT5 = False,
+    offload: Offload = None,
+    device_map: DeviceMap = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the massive channels of every block."""
@@ -67,7 +73,7 @@ def discover(
     with stdout_kept_for_results():
         from dit_lens.methods.channels import discover as discover_channels
 
-        lens = open_lens(model, device, dtype)
+        lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
         sampling = lens.sampling(steps=steps, guidance_scale=guidance)
         stats = discover_channels(lens, texts, numbers, sampling=sampling, batch_size=batch_size, top_k=top_k)
         chosen = stats.select(top_k=top_k, statistic=statistic, stream=stream)
@@ -82,7 +88,7 @@ def discover(
     app,
     "segment",
     'dit-lens segment "a large red plain star on the left on a white background" --out mask.png',
-    Hints(less_memory="One --block or a smaller --dtype needs less.", has_out=True),
+    Hints(less_memory="--drop-t5, one --block or a smaller --dtype needs less.", has_out=True),
 )
 def segment(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
@@ -108,8 +114,11 @@ def segment(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the model's own.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: a PNG.")] = Path("mask.png"),
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = None,
+    drop_t5: DropT5 = False,
+    offload: Offload = None,
+    device_map: DeviceMap = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a picture, and its subject as massive channels outline it.
@@ -128,7 +137,7 @@ def segment(
         from dit_lens.methods.spatial import Clustering, first_look
 
         how, given = Clustering(rule=rule), ChannelSet.load(channels) if channels else None
-        lens = open_lens(model, device, dtype)
+        lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
         if given is not None and given.model != lens.name:
             say(f"Note: these channels were found in {given.model}, and the model is {lens.name}.")
         sampling = lens.sampling(steps=steps, guidance_scale=guidance)
@@ -144,7 +153,7 @@ def segment(
     "transport",
     'dit-lens transport "a large red circle on a white background" "a small blue star on a white background" '
     "--out grid.png",
-    Hints(less_memory="Fewer strengths or a smaller --dtype needs less.", has_out=True),
+    Hints(less_memory="--drop-t5, fewer strengths or a smaller --dtype needs less.", has_out=True),
 )
 def transport(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The prompt to carry from.")],
@@ -169,8 +178,11 @@ def transport(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The grid of pictures: a PNG.")] = Path(
         "grid.png"
     ),
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = None,
+    drop_t5: DropT5 = False,
+    offload: Offload = None,
+    device_map: DeviceMap = None,
     as_json: AsJson = False,
 ) -> None:
     """Carry one prompt's massive channels into another's picture.
@@ -190,7 +202,7 @@ def transport(
         from dit_lens.methods.transport.first_look import first_carry
 
         given = ChannelSet.load(channels) if channels else None
-        lens = open_lens(model, device, dtype)
+        lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
         if given is None:
             say(
                 "Channels: a quick discovery on these two prompts; --channels FILE takes them from elsewhere."
@@ -206,15 +218,29 @@ def transport(
     say(f"Written to {out}")
 
 
-@command(app, "check", "dit-lens check shapes-sd3 --json", Hints(less_memory="A smaller --dtype needs less."))
-def check(model: Model, device: Device = "cpu", dtype: Dtype = None, as_json: AsJson = False) -> None:
+@command(
+    app,
+    "check",
+    "dit-lens check shapes-sd3 --json",
+    Hints(less_memory="--drop-t5 or a smaller --dtype needs less."),
+)
+def check(
+    model: Model,
+    device: Device = None,
+    dtype: Dtype = None,
+    drop_t5: DropT5 = False,
+    offload: Offload = None,
+    device_map: DeviceMap = None,
+    as_json: AsJson = False,
+) -> None:
     """Test the lens on a model.
 
     Shapes and streams are as declared, an edit here changes the output, and reading changes nothing, bit for
     bit.
     """
     with stdout_kept_for_results():
-        report = open_lens(model, device, dtype).check()
+        lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
+        report = lens.check()
     if as_json:
         print_json(report.to_json())
     else:

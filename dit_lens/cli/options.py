@@ -26,18 +26,43 @@ Overrides = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: cpu.")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; default: what suits the device.")
 ]
+DropT5 = Annotated[
+    bool,
+    typer.Option("--drop-t5", help="Leave out the T5 text encoder and its memory; its tokens become zeros."),
+]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        help="model or sequential: keep weights on the CPU, and move whole parts, or single layers, to "
+        "--device while they compute."
+    ),
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="balanced: spread the parts over several GPUs; excludes --device and --offload."),
+]
 
 
-def open_lens(model: str, device: str = "cpu", dtype: str | None = None) -> DiTLens:
+def open_lens(
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    drop_t5: bool = False,
+    offload: str | None = None,
+    device_map: str | None = None,
+) -> DiTLens:
     """Load a model without its libraries' chatter."""
     quieten_libraries(model)
     from dit_lens.model.loading import load
 
-    return load(model, device=device, dtype=dtype)
+    # What --drop-t5 does not ask for is the pipeline's own business: it may have been saved without T5.
+    t5 = True if drop_t5 else None
+    return load(model, device=device, dtype=dtype, drop_t5=t5, offload=offload, device_map=device_map)
 
 
 def quieten_libraries(model: str) -> None:

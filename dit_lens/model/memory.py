@@ -25,5 +25,6 @@ def memory_explained(work: str) -> Iterator[None]:
             raise
         raise RunFailure(
             f"Out of memory while {work}. Use a smaller batch_size, height and width, dtype='bfloat16', or "
-            f"load(..., offload='model', drop_t5=True). torch said: {str(error).splitlines()[0]}"
+            "open the model with drop_t5=True or offload='model'. "
+            f"torch said: {str(error).splitlines()[0]}"
         ) from None

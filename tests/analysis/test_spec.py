@@ -230,6 +230,69 @@ def test_nothing_can_be_set_inside_a_value() -> None:
     assert "count from 0" in refused(LEAST, "seeds.4=3")
 
 
+def test_null_takes_a_key_inside_a_part_back_to_its_default() -> None:
+    given = {**LEAST, "model": {"name": "shapes-sd3", "device": "cuda"}, "sampling": {"steps": 4}}
+    spec = read_spec(given, ["model.device=null", "sampling.steps=null"])
+    assert (spec.model.device, spec.sampling.steps) == ("cpu", None)
+    assert "model.devcie" in refused(LEAST, "model.devcie=null")
+    assert "model.name is missing" in refused(LEAST, "model.name=null")
+
+
+# ------------------------------------------------------------------------------------------ the model
+# A hash names an analysis wherever it was written down: keys that a spec may leave out must not change it.
+HASHES = {
+    (): "dae761de98b185db",
+    ("model.device=cuda", "model.dtype=bfloat16", "model.revision=main"): "07e0e1c0f261838c",
+}
+"""As they were before a model had drop_t5, offload and device_map."""
+
+
+@pytest.mark.parametrize("overrides", HASHES, ids=len)
+def test_keys_that_are_left_out_leave_the_hash_as_it_was(overrides: tuple[str, ...]) -> None:
+    assert read_spec(LEAST, overrides).hash == HASHES[overrides]
+
+
+def test_what_saves_memory_is_part_of_the_analysis_and_reaches_load() -> None:
+    assert read_spec(LEAST).model.options() == {"device": "cpu"}
+    spec = read_spec(LEAST, ["model.drop_t5=true", "model.offload=model", "model.device=cuda"])
+    assert spec.model.options() == {"device": "cuda", "drop_t5": True, "offload": "model"}
+    assert spec.as_data()["model"] == {"name": "shapes-sd3", **spec.model.options()}
+    assert spec.hash != read_spec(LEAST, ["model.device=cuda"]).hash
+
+
+def test_a_device_map_leaves_the_device_open_here_and_in_the_run_folder() -> None:
+    spec = read_spec(LEAST, ["model.device_map=balanced"])
+    assert spec.model.options() == {"device_map": "balanced"}
+    assert spec.as_data()["model"] == {"name": "shapes-sd3", "device_map": "balanced"}
+    assert read_spec(spec.as_data()).as_data() == spec.as_data()
+    # One that was asked for is handed on, for `load` to refuse.
+    both = read_spec(LEAST, ["model.device_map=balanced", "model.device=cpu"])
+    assert both.model.options() == {"device": "cpu", "device_map": "balanced"}
+
+
+def test_the_words_for_offloading_are_those_that_load_knows() -> None:
+    import dit_lens as dl
+
+    words = json_schema()["$defs"]["ModelSpec"]["properties"]["offload"]["anyOf"][0]["enum"]
+    with pytest.raises(BadInput) as caught:
+        dl.load("shapes-sd3", offload="disk")
+    assert str(caught.value).endswith(f"Use {' or '.join(map(repr, words))}.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("offload", "disk", "must be 'model' or 'sequential'"),
+        ("drop_t5", "1", "model.drop_t5"),
+        ("device_map", "[0]", "must be text"),
+    ],
+)
+def test_what_no_memory_option_can_be_names_its_key(key: str, value: str, expected: str) -> None:
+    message = refused(LEAST, f"model.{key}={value}")
+    assert f"model.{key}: " in message
+    assert expected in message
+
+
 # ------------------------------------------------------------------------------------------ faults
 @pytest.mark.parametrize(
     ("text", "expected"),
