@@ -28,6 +28,16 @@ class RunFailure(DitLensError, RuntimeError):
     exit_status = 1
 
 
+def as_sentence(text: str) -> str:
+    """Return a message with a full stop at its end, or with the question mark that it ends in.
+
+    >>> as_sentence("There is no edit 'zeroo'. Did you mean 'zero'?"), as_sentence("It is 3")
+    ("There is no edit 'zeroo'. Did you mean 'zero'?", 'It is 3.')
+    """
+    text = text.rstrip(".")
+    return text if text.endswith("?") else f"{text}."
+
+
 def did_you_mean(asked: str, options: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest option, or an empty string.
 

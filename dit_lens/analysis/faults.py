@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from dit_lens.analysis.spec import AnalysisSpec
-from dit_lens.errors import did_you_mean
+from dit_lens.errors import as_sentence, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -42,7 +42,7 @@ def _fault(error: ErrorDetails, at: Key) -> str:
     if error["type"] == "missing":
         return f"{key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
     if error["type"] == "value_error":
-        said = f"{str(error['ctx']['error']).rstrip('.')}."
+        said = as_sentence(str(error["ctx"]["error"]))
         return said if not at or said.startswith(str(at[0])) else f"{key}: {said}"
     if error["type"] == "too_short":
         return f"{key} is empty. {_WHY_NEEDED.get(key, 'Name at least one.')}"

@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.errors import BadInput, as_sentence, did_you_mean
 from dit_lens.graph.interventions import Intervention, from_data, json_schema
 
 SCHEMA_VERSION = 1
@@ -288,8 +288,7 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
             hint = " Without seeds nothing can be repeated." if each["loc"][-1] == "seed" else ""
             yield f"{place}: {at} is missing.{hint}"
         elif each["type"] == "value_error":
-            said = str(each["ctx"]["error"]).rstrip(".")
-            yield f"{place}: {at}: {said}{'' if said.endswith('?') else '.'}"
+            yield f"{place}: {at}: {as_sentence(str(each['ctx']['error']))}"
         else:
             said = each["msg"].replace("Input should", "it should").rstrip(".")
             for theirs, ours in _WORDS:

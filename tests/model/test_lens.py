@@ -272,6 +272,8 @@ def test_long_work_draws_a_bar_and_short_work_does_not(monkeypatch, capsys):
         bar.advance()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for rich
+    monkeypatch.setenv("TERM", "xterm")
     with progress.ProgressBar(2, "denoising") as bar:
         bar.advance()
         bar.advance()
@@ -280,6 +282,34 @@ def test_long_work_draws_a_bar_and_short_work_does_not(monkeypatch, capsys):
     with progress.ProgressBar(2, "denoising", enabled=False) as bar:
         bar.advance()
         assert bar._bar is None
+
+
+def test_in_a_file_long_work_says_how_far_it_is_in_a_line_every_half_minute(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from dit_lens.model import progress
+
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    now = 0.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    with progress.ProgressBar(1200, "denoising") as bar:
+        for _ in range(100):
+            now += 1.0
+            bar.advance(10)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "denoising: 300/1,200, 0:00:30 elapsed, about 0:01:30 left",
+        "denoising: 600/1,200, 0:01:00 elapsed, about 0:01:00 left",
+        "denoising: 900/1,200, 0:01:30 elapsed, about 0:00:30 left",
+    ]
+    for enabled, seconds in ((True, 29.0), (False, 100.0)):
+        with progress.ProgressBar(3, "denoising", enabled=enabled) as bar:
+            bar.advance()
+            now += seconds
+            bar.advance()
+    assert capsys.readouterr().err == ""
 
 
 def test_lens_takes_a_name_and_defaults(make_pipeline):

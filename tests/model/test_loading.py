@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from unittest.mock import Mock
 
 import httpx
@@ -278,6 +280,15 @@ def _answer(kind, status):
     return kind("the hub says no", response=httpx.Response(status, request=request))
 
 
+def _unreachable(*names):
+    """These errors of every HTTP library that is there: the hub's client changed from one to the other."""
+    found = []
+    for library in ("httpx", "httpx2"):
+        with contextlib.suppress(ImportError):
+            found += [getattr(import_module(library), name)("no name resolution") for name in names]
+    return found
+
+
 @pytest.mark.parametrize(
     ("raised", "error", "says"),
     [
@@ -297,15 +308,39 @@ def _answer(kind, status):
         (hub_errors.LocalEntryNotFoundError("no cache"), RunFailure, "has not been downloaded"),
         (hub_errors.OfflineModeIsEnabled("offline"), RunFailure, "cannot be reached"),
         (ConnectionError("no route"), RunFailure, "no route"),
-        (httpx.ConnectError("no name resolution"), RunFailure, "no name resolution"),
+        *((each, RunFailure, "no name resolution") for each in _unreachable("ReadTimeout")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_what_the_hub_answers_is_turned_into_what_to_do(monkeypatch, raised, error, says):
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", Mock())
     monkeypatch.setattr("huggingface_hub.hf_hub_download", Mock(side_effect=raised))
     with pytest.raises(error, match=says) as caught:
         dit_lens.load("some/model", revision="v9")
     assert caught.value.exit_status == (2 if error is BadInput else 1)
+
+
+@pytest.mark.parametrize("raised", _unreachable("ConnectError", "ConnectTimeout"))
+def test_without_a_network_the_hub_is_asked_once(monkeypatch, raised):
+    # Its client would ask six times for a file that was never downloaded, with pauses of half a minute.
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", Mock(side_effect=raised))
+    download = Mock()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(RunFailure, match="has not been downloaded, and the hub cannot be reached"):
+        dit_lens.load("some/model-nobody-has")
+    download.assert_not_called()
+
+
+def test_what_was_downloaded_opens_without_asking_first(monkeypatch, saved):
+    ask = Mock()
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
+    index = str(saved / "model_index.json")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: index)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: index)
+    from dit_lens.model.hub import hub_file
+
+    assert hub_file("some/model", "model_index.json", None, local=False) == index
+    ask.assert_not_called()
 
 
 def test_offline_and_not_downloaded_says_so(monkeypatch, tmp_path):
@@ -323,6 +358,7 @@ def test_a_hub_model_runs_the_same_code_as_a_folder(monkeypatch, saved, tiny_sd3
         asked.update(where=where, **options)
         return original(cls, saved, **{k: v for k, v in options.items() if k != "revision"})
 
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", Mock())
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: str(saved / "model_index.json"))
     monkeypatch.setattr(StableDiffusion3Pipeline, "from_pretrained", classmethod(from_hub))
     lens = dit_lens.load("some/model", revision="v9")
