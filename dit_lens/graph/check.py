@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
@@ -69,7 +69,8 @@ class CheckedGraph:
     """A graph that fits a model, and what the plan has to know of that model.
 
     `shapes` holds the shape of one row at every hook point, without the row itself; `element_size` is bytes
-    per activation value; `default_rows` is how many rows one forward pass takes where nobody chose.
+    per activation value; `default_rows` is how many rows one forward pass takes where nobody chose; `mark` is
+    that of the graph's handles.
     """
 
     hash: str
@@ -83,6 +84,7 @@ class CheckedGraph:
     shapes: Mapping[HookPoint, tuple[int, ...]]
     element_size: int
     default_rows: int
+    mark: str = field(default="", repr=False, compare=False)
 
     @property
     def path_names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +25,13 @@ from dit_lens.graph.spec import (
     spec_from_yaml,
     validated,
 )
+from dit_lens.graph.trajectory_ref import TrajectoryRef, id_here, new_mark
 
 if TYPE_CHECKING:
     from dit_lens.graph.check import CheckedGraph
     from dit_lens.graph.plan import Plan
     from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens
-
-
-@dataclass(frozen=True)
-class TrajectoryRef:
-    """A trajectory of a graph, to be named in its edits and reads."""
-
-    id: str
-
-    def __str__(self) -> str:
-        return self.id
 
 
 class InterventionGraph:
@@ -70,6 +61,7 @@ class InterventionGraph:
         self._sets = NamedSets()
         self._ids: set[str] = set()
         self._read_names: set[str] = set()
+        self._mark = new_mark()
         self._spec: GraphSpec | None = spec_from_data({"sampling": self._sampling})
 
     # ------------------------------------------------------------------------------------ building
@@ -120,7 +112,7 @@ class InterventionGraph:
         )
         self._ids.add(name)
         self._add(self._trajectories, made)
-        return TrajectoryRef(name)
+        return TrajectoryRef(name, self._mark)
 
     def edit(
         self,
@@ -321,7 +313,7 @@ class InterventionGraph:
         self._spec = None
 
     def _known(self, trajectory: TrajectoryRef | str, place: str) -> str:
-        name = str(trajectory)
+        name = id_here(trajectory, self._mark, place=f"{place}: ", owner="this one")
         if name not in self._ids:
             raise BadInput(
                 f"{place}: there is no trajectory {name!r}; there are: "
@@ -430,7 +422,7 @@ class InterventionGraph:
         """
         from dit_lens.graph.check import check
 
-        checked = check(self.spec, lens)
+        checked = replace(check(self.spec, lens), mark=self._mark)
         if paths is not None:
             from dit_lens.graph.given_paths import fitting_paths
 

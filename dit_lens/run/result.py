@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.graph.trajectory_ref import id_here
 from dit_lens.model.hook_points import HookPoint
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Result:
     """All trajectories of a graph by id, the unedited ones by (prompt, seed), and proof of what was done.
 
     `sigmas` is float32 [steps + 1], ending in 0. `paths` holds the digests of given latents by their names in
-    the graph, whose hash knows the names alone.
+    the graph, whose hash knows the names alone. Indexed by an id, or by a handle that the graph gave; `mark`
+    tells its handles from those of other graphs.
     """
 
     graph: str
@@ -108,9 +110,10 @@ class Result:
     shams: Mapping[tuple[str, int], TrajectoryResult]
     proof: Proof
     paths: Mapping[str, str] = field(default_factory=dict)
+    mark: str = field(default="", repr=False, compare=False)
 
     def __getitem__(self, trajectory: object) -> TrajectoryResult:
-        name = str(trajectory)
+        name = id_here(trajectory, self.mark, place="", owner="the one that was run")
         if name not in self.trajectories:
             raise BadInput(
                 f"There is no trajectory {name!r}; there are: {', '.join(self.trajectories)}."

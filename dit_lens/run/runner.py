@@ -275,6 +275,7 @@ def run(
             sham_difference=difference,
         ),
         paths={name: path.digest for name, path in given.items()},
+        mark=plan.graph.mark,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ import dit_lens as dl
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.graph.interventions import OPERATIONS
+from dit_lens.graph.trajectory_ref import TrajectoryRef
 
 pytestmark = pytest.mark.pure
 
@@ -198,6 +200,35 @@ def test_the_builder_refuses_at_once():
         g.read("target", at="temb", name="read-1")
     assert len(g.spec.reads) == 1
     assert len(g.spec.edits) == 3 and len(g.spec.trajectories) == 2
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda g, handle: g.edit(handle, at="temb", op="zero"),
+        lambda g, handle: g.edit("target", at="temb", op="patch", source=handle),
+        lambda g, handle: g.patch(handle, into="target", at="temb"),
+        lambda g, handle: g.patch("target", into=handle, at="temb"),
+        lambda g, handle: g.guide(handle, at="temb", weight=0.5),
+        lambda g, handle: g.read(handle, at="temb"),
+        lambda g, handle: g.trajectory(prompt="x", seed=0, follows=handle),
+    ],
+    ids=["edit", "edit's source", "patch from", "patch into", "guide", "read", "follows"],
+)
+def test_a_handle_of_another_graph_names_nothing_here(use):
+    # Ids that are made up are the same in every graph, so that a stale handle would name another trajectory.
+    stale, g = example().trajectory(prompt="of another graph", seed=7), example()
+    own = g.trajectory(prompt="of this graph", seed=8)
+    assert own == stale and str(own) == str(stale) == "trajectory-2"
+    before = g.hash
+    with pytest.raises(BadInput, match=r"handle of trajectory 'trajectory-2' was made by another graph"):
+        use(g, stale)
+    assert g.hash == before
+    for same in (own, str(stale), TrajectoryRef("trajectory-2"), copy.deepcopy(own)):
+        use(copy.deepcopy(g), same)
+    # A copy is the same graph still; one that was read anew has made no handle.
+    with pytest.raises(BadInput, match="another graph"):
+        use(InterventionGraph.from_spec(g.spec), own)
 
 
 @given(st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from itertools import product
 
@@ -374,3 +375,21 @@ def test_reads_reduce_what_they_say(tiny_sd3_lens, reduce):
     assert done.proof.forwards == 2 and not done[arm].finished
     with pytest.raises(BadInput, match="no read 'redu'"):
         done.read("redu")
+
+
+def test_a_result_takes_handles_of_the_graph_that_was_run_and_of_no_other(tiny_sd3_lens):
+    g, other = graph(), graph()
+    own = g.trajectory(prompt="x", seed=0, until="last_read")
+    stale = other.trajectory(prompt="y", seed=7)
+    g.read(own, at="temb", steps=[0])
+    plan = g.plan(tiny_sd3_lens)
+    done = run(tiny_sd3_lens, plan)
+    with pytest.raises(BadInput, match=r"'trajectory-1' was made by another graph than the one that was run"):
+        done[stale]
+    # A graph that is built on keeps its handles, and so do copies.
+    g.trajectory(prompt="z", seed=0)
+    again = copy.deepcopy(done)
+    assert done[own] is done[str(stale)] is done["trajectory-1"]
+    assert again[copy.deepcopy(own)].prompt == "x"
+    with pytest.raises(BadInput, match="another graph"):
+        again[stale]
