@@ -21,8 +21,12 @@ def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A folder that `dit-lens run` left.")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The page; a file of that name is replaced.")
-    ] = Path("comparison.html"),
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The page; a file of that name is replaced. Default: comparison-RUN_A-RUN_B.html.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put two runs side by side on one HTML page: verdicts, effects, channels, pictures, specs, versions.
@@ -32,8 +36,9 @@ def compare(
     """
     from dit_lens.atomic import atomic_write
     from dit_lens.report.comparison import Comparison
-    from dit_lens.report.comparison_page import render_comparison
+    from dit_lens.report.comparison_page import named_after, render_comparison
 
+    out = out or named_after(run_a, run_b)
     require_writable(out)
     with stdout_kept_for_results():
         found = Comparison.of(run_a, run_b)

@@ -27,22 +27,45 @@ from dit_lens.run.records import ImageEntry
 
 MOST_BYTES = 4_000_000  # of pictures; the first prompt is always shown
 MOST_ARMS = 24  # edits of one prompt
+_MOST_LETTERS = 80  # of a folder in a file name, which most systems limit to 255 bytes
 STANDARD = "standard deviations"  # of the paired differences
 
 
 def build_comparison(
     run_a: str | os.PathLike[str],
     run_b: str | os.PathLike[str],
-    out: str | os.PathLike[str] = "comparison.html",
+    out: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a page that puts two runs side by side, and return its path.
+
+    `out` is `comparison-<first>-<second>.html` unless given, after the runs' folders; a file of that name is
+    replaced.
 
     Raises `BadInput` for folders that hold no run, are damaged or of a newer version, for the same folder
     twice, and for runs without a question in common; `RunFailure` when the page cannot be written.
 
     Example: `build_comparison("reports/first", "reports/second", "comparison.html")`
     """
-    return atomic_write(out, render_comparison(Comparison.of(Path(run_a), Path(run_b))))
+    found = Comparison.of(Path(run_a), Path(run_b))
+    return atomic_write(named_after(run_a, run_b) if out is None else out, render_comparison(found))
+
+
+def named_after(run_a: str | os.PathLike[str], run_b: str | os.PathLike[str]) -> Path:
+    """Return the file name of the comparison of two folders, so that another pair's page is not replaced.
+
+    Where the folders have the same name, it begins at the first folder in which their paths differ.
+
+    >>> str(named_after("first/run", "second/run"))
+    'comparison-first-run-second-run.html'
+    >>> str(named_after("reports/first", "reports/second"))
+    'comparison-first-second.html'
+    """
+    a, b = (place.parts[1:] for place in (Path(run_a).resolve(), Path(run_b).resolve()))
+    same = 0
+    while same < min(len(a), len(b)) - 1 and a[-1 - same] == b[-1 - same]:
+        same += 1
+    words = ("-".join(each[-1 - same :])[-_MOST_LETTERS:] for each in (a, b))
+    return Path(f"comparison-{'-'.join(words)}.html")
 
 
 def render_comparison(found: Comparison) -> str:

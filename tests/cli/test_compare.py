@@ -36,6 +36,22 @@ def test_it_writes_one_page_and_prints_its_path(dit, runs, tmp_path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [out.name]
 
 
+def test_by_default_the_page_is_named_after_the_runs_so_that_no_other_pair_replaces_it(
+    dit, runs, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    second = shutil.copytree(runs[1], tmp_path / "[bold] 'second'")
+    third, fourth = (shutil.copytree(runs[1], tmp_path / name / "run") for name in ("third", "fourth"))
+    for pair, name in (
+        ((second, third), "comparison-[bold] 'second'-run.html"),
+        ((third, second), "comparison-run-[bold] 'second'.html"),
+        ((third, fourth), "comparison-third-run-fourth-run.html"),
+        ((third, fourth), "comparison-third-run-fourth-run.html"),
+    ):
+        assert dit("compare", *pair).stdout == f"{name}\n"
+    assert len(list(tmp_path.glob("*.html"))) == 3
+
+
 def test_json_says_what_was_compared_and_nothing_else(dit, runs, tmp_path) -> None:
     done = dit("compare", *runs, "--out", tmp_path / "page.html", "--json")
     data = json.loads(done.stdout)
