@@ -17,8 +17,14 @@ COMMANDS = {
     "discover": ("discover", "{model}", "--prompts", "{folder}/p.txt", "--steps", "1", "--out", "{out}.json"),
     "segment": ("segment", "a star", "--model", "{model}", "--steps", "1", "--out", "{out}.png"),
     "transport": (
-        *("transport", "a star", "a circle", "--model", "{model}", "--strength", "1"),
-        *("--steps", "0", "--out", "{out}.png"),
+        "transport",
+        "a star",
+        "a circle",
+        "--model",
+        "{model}",
+        "--strength=1",
+        "--out",
+        "{out}.png",
     ),
     "run": ("run", "{folder}/quick.yaml", "--out", "{out}"),
 }
