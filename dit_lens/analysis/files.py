@@ -21,6 +21,13 @@ def packaged() -> dict[str, Path]:
     return {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
 
 
+def named_text_file(written: str | Path, *, asked_by: str, folder: Path = Path()) -> Path:
+    """A text file that a spec names: relative to a folder, else among the packaged analyses' files."""
+    path = named_path(written, asked_by=asked_by, folder=folder)
+    packaged_one = packaged_folder() / written
+    return packaged_one if not path.exists() and packaged_one.is_file() else path
+
+
 def find_spec(source: str | Path) -> Path:
     """The file of a spec given by path, or by the name of a packaged analysis.
 
@@ -50,7 +57,8 @@ def read_text(path: Path, *, what: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise BadInput(f"There is no {what} {path}.{did_you_mean(path.name, near)}") from None
+        hint = did_you_mean(path.name, near)
+        raise BadInput(f"There is no {what} {path}, looked for in {path.parent.absolute()}.{hint}") from None
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}). "
@@ -116,4 +124,7 @@ def _asked_text(path: Path, what: str, asked_by: str) -> str:
     try:
         return read_text(path, what=what)
     except BadInput as error:
+        if not path.exists():
+            brought = sorted(f"prompts/{each.name}" for each in packaged_folder().glob("prompts/*.txt"))
+            error = BadInput(f"{error} dit_lens itself brings {', '.join(brought)}.")
         raise BadInput(f"{asked_by}: {error}" if asked_by else str(error)) from None

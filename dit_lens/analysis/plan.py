@@ -171,7 +171,7 @@ def _effects(
 
     stats = placeholder_statistics(lens, sampling, start.sigmas)
     # A ratio or rule may choose any number of channels; how many are edited costs nothing.
-    massive = stats.select(top_k=spec.channels.selection.get("top_k", 4), stream=spec.channels.stream)
+    massive = stats.select(top_k=spec.channels.most, stream=spec.channels.stream)
     return EffectStudies.of(spec, lens, sampling, massive, stats).plans()
 
 
@@ -183,6 +183,25 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
             f"channels.top_k: {k} channels were asked for; {lens.name} has {lens.num_channels}. "
             f"Use 1 to {lens.num_channels}."
         )
+    if channels.fingerprint is not None and channels.fingerprint != lens.fingerprint:
+        raise BadInput(
+            f"channels: these were found on a model with the fingerprint {channels.fingerprint[:12]}; "
+            f"{lens.name} has {lens.fingerprint[:12]}, and its channels mean something else. Find its own "
+            "with `dit-lens discover`."
+        )
+    blocks = lens.num_blocks - (channels.stream == "context")
+    for block, chosen in (channels.chosen or {}).items():
+        if block >= blocks:
+            raise BadInput(
+                f"channels.chosen: there is no block {block} in the {channels.stream} stream; "
+                f"{lens.name} has 0 to {blocks - 1}."
+            )
+        wrong = next((channel for channel in chosen if channel >= lens.num_channels), None)
+        if wrong is not None:
+            raise BadInput(
+                f"channels.chosen.{block}: there is no channel {wrong}; {lens.name} has 0 to "
+                f"{lens.num_channels - 1}."
+            )
     there = (*sampling.branches, "both")
     if channels.branch not in there:
         raise BadInput(

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from dit_lens.analysis.faults import Key, explained
-from dit_lens.analysis.files import find_spec, read_pairs, read_prompts, read_text
+from dit_lens.analysis.files import find_spec, named_text_file, read_pairs, read_prompts, read_text
 from dit_lens.analysis.spec import SELECTIONS, AnalysisSpec
 from dit_lens.errors import BadInput
 from dit_lens.paths import named_path
@@ -26,7 +26,7 @@ _FILES = {
     ("transport", "far_pairs"): read_pairs,
     ("source", "targets"): read_prompts,
 }
-"""Keys whose value may name a text file, and how it is read; it lies relative to the spec."""
+"""Keys whose value may name a text file, and how it is read; it lies relative to the spec, or is packaged."""
 
 _PLACES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("spatial", "truth"): ("picture", "caption", "transformers:"),
@@ -96,6 +96,7 @@ def _build(
         inside = data.get(part)
         if isinstance(inside, dict) and isinstance(inside.get(key), str):
             inside[key] = _read(read, inside[key], folder, f"{place}: {part}.{key}")
+    _read_channels(data, folder, place)
     data.setdefault("name", stem)
     if isinstance(data["name"], str):
         data.setdefault("title", data["name"].replace("_", " ").capitalize())
@@ -114,7 +115,32 @@ def _build(
 
 
 def _read(read: Callable[..., Any], written: str, folder: Path, asked_by: str) -> Any:
-    return read(named_path(written, asked_by=asked_by, folder=folder), asked_by=asked_by)
+    return read(named_text_file(written, asked_by=asked_by, folder=folder), asked_by=asked_by)
+
+
+def _read_channels(data: dict[str, Any], folder: Path, place: str) -> None:
+    """Put the channels of a file that `dit-lens discover` wrote in the place of its name."""
+    if isinstance(data.get("channels"), str):
+        data["channels"] = {"file": data["channels"]}
+    inside = data.get("channels")
+    if not isinstance(inside, dict) or not isinstance(inside.get("file"), str):
+        return
+    from dit_lens.methods.channel_sets import ChannelSet
+
+    asked_by = f"{place}: channels.file"
+    try:
+        found = ChannelSet.load(named_path(inside.pop("file"), asked_by=asked_by, folder=folder))
+    except BadInput as error:
+        raise BadInput(f"{asked_by}: {error}") from None
+    read = {
+        "chosen": {block: list(channels) for block, channels in found.blocks.items() if channels},
+        "stream": found.stream,
+        "fingerprint": found.provenance.get("fingerprint"),
+    }
+    twice = sorted(read.keys() & inside.keys())
+    if twice:
+        raise BadInput(f"{asked_by} says {', '.join(twice)} already; leave {', '.join(twice)} out beside it.")
+    data["channels"] = {**inside, **read}
 
 
 def _pin_local_folders(data: dict[str, Any], place: str) -> None:
@@ -204,12 +230,17 @@ def _override(data: dict[str, Any], text: str) -> None:
         # Taking a key out, or a whole part that the remaining sections have no use for.
         data.pop(parts[0], None)
         return
-    named = tuple(parts) in (("prompts",), *_FILES, *_PLACES)
-    if named and _names_a_place(value, _PLACES.get(tuple(parts), ())):
+    if parts == ["channels"] and isinstance(value, str):
+        parts, value = ["channels", "file"], value
+    texts = tuple(parts) in (("prompts",), *_FILES)
+    if texts and isinstance(value, str) and value:
+        value = str(named_text_file(value, asked_by=f"--set {key.strip()}").absolute())
+    elif tuple(parts) in _PLACES and _names_a_place(value, _PLACES[tuple(parts)]):
         value = str(named_path(value, asked_by=f"--set {key.strip()}").absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.
-        data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in SELECTIONS}
+        ways = (*SELECTIONS, "fingerprint")
+        data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in ways}
     place: Any = data
     for depth, part in enumerate(parts[:-1]):
         place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, text)

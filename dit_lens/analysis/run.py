@@ -91,10 +91,11 @@ def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLen
     return make_plan(spec, lens or open_model(spec))
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run_dir: str | Path, *, say: Say | None = None) -> Path:
     """Write a run folder's `report.html` from its records, with the sections that its spec asked for.
 
-    Needs neither the model nor torch. Raises `BadInput` for what is no run folder.
+    Needs neither the model nor torch. `say` is called with each table that is lost or cannot be read; without
+    it, they are Python warnings. Raises `BadInput` for what is no run folder.
     """
     from dit_lens.report.page import SECTIONS, build_report
 
@@ -105,7 +106,9 @@ def write_report(run_dir: str | Path) -> Path:
     asked |= {"gallery"} if "arm" in kinds else set()
     asked |= {"verdict_rule"} if folder.results_path.exists() else set()
     chosen = [build for build in SECTIONS if build.__name__ in asked]
-    return build_report(folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question))
+    return build_report(
+        folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question), say=say
+    )
 
 
 def _spec_of_one(folder: RunFolder, question: str) -> str:
@@ -180,7 +183,7 @@ class _Run:
             raise
         self.folder.write_record(record.finish(self.timings))
         self.say("Writing the report …")
-        write_report(self.folder.path)
+        write_report(self.folder.path, say=self.say)
 
     # -- record
     def _new_record(self) -> RunRecord:
@@ -240,7 +243,7 @@ class _Run:
                 self.spec.seeds,
                 sampling=self.plan.sampling,
                 batch_size=self.plan.batch_size,
-                top_k=self.spec.channels.selection.get("top_k", 4),
+                top_k=self.spec.channels.most,
                 progress=self.progress,
             )
             stats.save(place)
@@ -311,7 +314,8 @@ class _Run:
         if not self.spec.judged_sections:
             return
         if massive.is_empty:
-            self.say("No channel passes the rule, so there is nothing to edit or to follow.")
+            nearest = f" {massive.nearest}" if massive.nearest else ""
+            self.say(f"No channel passes the rule, so there is nothing to edit or to follow.{nearest}")
             return
         from dit_lens.methods.answers import Results
 

@@ -266,6 +266,7 @@ class AnalysisSpec(_Spec):
     """Seeds of the starting noise; every prompt is sampled once with each."""
     sampling: SamplingSpec = SamplingSpec()
     channels: ChannelsSpec = ChannelsSpec()
+    """Which channels are massive: a rule, channels of one's own, or the file of a channel set."""
     sections: Annotated[tuple[Section, ...], Field(min_length=1)] = CHANNEL_SECTIONS
     """The questions to answer; each is a table of the run and a section of its report."""
     samples: SamplesSpec = SamplesSpec()
@@ -362,6 +363,7 @@ def json_schema() -> dict[str, Any]:
     shorthands = [
         (properties, "model"),
         (properties, "prompts"),
+        (properties, "channels"),
         (inner["EffectsSpec"], "prompts"),
         (inner["EffectsSpec"], "pairs"),
         (inner["TransportSpec"], "pairs"),

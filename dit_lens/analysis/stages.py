@@ -47,7 +47,7 @@ class Asked:
     @property
     def top_k(self) -> int:
         """Channels per block; where a rule will find any number, as many as stand in for them."""
-        return int(self.spec.channels.selection.get("top_k", 4))
+        return self.spec.channels.most
 
     def at_steps(self, steps: int | None) -> Asked:
         """The same with a stage's own number of steps; None keeps the analysis' number."""

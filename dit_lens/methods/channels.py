@@ -18,6 +18,7 @@ from dit_lens.methods.channel_labels import RANKED, STATISTICS
 from dit_lens.methods.channel_sets import (
     ChannelSet,
     at_least_ratio,
+    largest_ratio,
     massive_2402_17762,
     require_k,
     strongest,
@@ -126,6 +127,7 @@ class ChannelStatistics:
         top_k: int | None = None,
         ratio: float | None = None,
         rule: str | None = None,
+        chosen: Mapping[int, Sequence[int]] | None = None,
         statistic: str | None = None,
         stream: str = "image",
         branch: str = "cond",
@@ -142,6 +144,7 @@ class ChannelStatistics:
         - `rule="2402.17762"`: largest |x| above `min_abs` and at least `min_ratio` × the median |x|, the
           definition of massive activations in language models. On a small model it usually finds none, and
           the set says so.
+        - `chosen`: channels of your own, block → channels; blocks that it leaves out have none.
 
         `statistic` is `abs_mean` unless given; the rule looks at `max_abs` and at nothing else. `stream` is
         "image" or "context", `branch` "cond", "uncond" or "both"; `steps` and `blocks` take what
@@ -150,13 +153,16 @@ class ChannelStatistics:
 
         >>> stats.select(ratio=5, branch="both", steps={"fraction": [0, 0.5]}).channels
         (0, 34, 45, 56, 60, 65, 114)
+        >>> stats.select(chosen={4: [0, 34], 5: [0]}).channels
+        (0, 34)
         >>> stats.select(rule="2402.17762").is_empty
         True
         """
-        named = [name for name, v in (("top_k", top_k), ("ratio", ratio), ("rule", rule)) if v is not None]
+        ways = {"top_k": top_k, "ratio": ratio, "rule": rule, "chosen": chosen}
+        named = [name for name, value in ways.items() if value is not None]
         if len(named) > 1:
             raise BadInput(
-                f"Channels were asked for by {' and '.join(named)}; choose one of top_k, ratio, rule."
+                f"Channels were asked for by {' and '.join(named)}; choose one of {', '.join(ways)}."
             )
         statistic = statistic or ("abs_mean" if rule is None else "max_abs")
         self._require("statistic", statistic, RANKED)
@@ -177,25 +183,36 @@ class ChannelStatistics:
                 "min_ratio": _positive("min_ratio", min_ratio),
             }
             selection: dict[str, Any] = {"rule": rule, **limits, **at}
-            largest, typical = self.profile("max_abs", **where), self.profile("mean_abs", **where)
-            chosen = {b: massive_2402_17762(_row(largest, b), _row(typical, b), **limits) for b in there}
+            values, typical = self.profile("max_abs", **where), self.profile("mean_abs", **where)
+            picked = {b: massive_2402_17762(_row(values, b), _row(typical, b), **limits) for b in there}
+        elif chosen is not None:
+            selection = {"chosen": "by hand", **at}
+            values = self.profile(statistic, **where)
+            by_block = self._by_hand(chosen, stream)
+            picked = {
+                b: tuple(c for c in strongest(_row(values, b), self.num_channels) if c in by_block.get(b, ()))
+                for b in there
+            }
         elif ratio is not None:
             threshold = _positive("ratio", ratio)
             selection = {"ratio": threshold, **at}
-            values = self.profile(statistic, **where)
-            chosen = {b: at_least_ratio(_row(values, b), threshold) for b in there}
+            values = typical = self.profile(statistic, **where)
+            picked = {b: at_least_ratio(_row(values, b), threshold) for b in there}
         else:
             k = require_k(self.top_k if top_k is None else top_k, self.num_channels)
             selection = {"top_k": k, **at}
             values = self.profile(statistic, **where)
-            chosen = {b: strongest(_row(values, b), k) for b in there}
+            picked = {b: strongest(_row(values, b), k) for b in there}
+        provenance = self._short_provenance()
+        if not any(picked.values()):
+            provenance["largest"] = largest_ratio({b: (_row(values, b), _row(typical, b)) for b in there})
         return ChannelSet(
             model=self.model,
             statistic=statistic,
             stream=stream,
             selection=selection,
-            provenance=self._short_provenance(),
-            blocks=chosen,
+            provenance=provenance,
+            blocks=picked,
         )
 
     def agreement(self, k: int | None = None, *, stream: str = "image", branch: str = "cond") -> float:
@@ -286,6 +303,25 @@ class ChannelStatistics:
 
     def _steps(self, spec: Any) -> tuple[int, ...]:
         return select_steps(spec, self.data.sizes["step"], [float(s) for s in self.data["sigma"].values])
+
+    def _by_hand(self, chosen: Mapping[int, Sequence[int]], stream: str) -> dict[int, set[int]]:
+        """Channels of the caller's own, each of which has to exist in these statistics."""
+        if not isinstance(chosen, Mapping) or not any(map(len, chosen.values())):
+            raise BadInput(f"chosen={chosen!r} names no channel; write for example {{4: [0, 34]}}.")
+        there = self.blocks(stream)
+        for block, channels in chosen.items():
+            if block not in there:
+                raise BadInput(
+                    f"chosen names block {block!r}; the {stream} stream was measured after blocks "
+                    f"{there[0]} to {there[-1]}."
+                )
+            wrong = [c for c in channels if isinstance(c, bool) or c not in range(self.num_channels)]
+            if wrong:
+                raise BadInput(
+                    f"chosen names channel {wrong[0]!r} in block {block}; there are 0 to "
+                    f"{self.num_channels - 1}."
+                )
+        return {int(block): {int(channel) for channel in channels} for block, channels in chosen.items()}
 
     def _chosen_blocks(self, stream: str, spec: Any) -> tuple[int, ...]:
         there = self.blocks(stream)

@@ -301,7 +301,7 @@ def test_what_no_memory_option_can_be_names_its_key(key: str, value: str, expect
         ("modle: x", ["5: modle", "Did you mean 'model'?"]),
         ("channels:\n  statistic: absmean", ["6: channels.statistic", "Did you mean 'abs_mean'?"]),
         ("channels: {top_k: 0}", ["5: channels.top_k", "greater than or equal to 1"]),
-        ("channels: {top_k: 2, ratio: 3}", ["5: ", "give one of top_k, ratio and rule"]),
+        ("channels: {top_k: 2, ratio: 3}", ["5: ", "give one of top_k, ratio, rule"]),
         ("channels: {steps: {fraction: [0, x]}}", ["channels.steps", "does not fit", "slice"]),
         ("sections: [spectrum, lief]", ["5: sections.1", "Did you mean 'life'?"]),
         ("sections: [life, life]", ["sections holds 'life' more than once"]),
