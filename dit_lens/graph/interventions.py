@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.energy import EnergyMatched, PatchMatched
-from dit_lens.graph.operation import PARTS, Intervention, PartEdit, number, precise, split
+from dit_lens.graph.operation import (
+    PARTS,
+    Intervention,
+    PartEdit,
+    number,
+    precise,
+    require_value,
+    split,
+)
 from dit_lens.graph.random_edits import Noise, TokenShuffle
 from dit_lens.graph.site import EVERYTHING, NO_MATERIAL, Material, Site
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Site", "Material", "EVERYTHING", "NO_MATERIAL", "PARTS", "Intervention",
     "Identity", "Zero", "Mean", "Scale", "Clamp", "Add", "Noise", "Resample", "TokenShuffle", "Patch",
-    "EnergyMatched", "PatchMatched", "OPERATIONS", "from_data", "json_schema",
+    "EnergyMatched", "PatchMatched", "OPERATIONS", "as_edit", "from_data", "json_schema",
 ]  # fmt: skip
 
 
@@ -307,6 +315,17 @@ OPERATIONS: dict[str, type[Intervention]] = {
     )
 }  # fmt: skip
 """Name in a spec → edit."""
+
+
+def as_edit(given: Any) -> Intervention:
+    """An edit as users give it: a value, its name, or its data.
+
+    Raises `BadInput` as `from_data`, and for a value whose class is no frozen dataclass.
+
+    >>> as_edit("zero") == as_edit(Zero()) == as_edit({"op": "zero"})
+    True
+    """
+    return require_value(given if isinstance(given, Intervention) else from_data(given))
 
 
 def from_data(data: Any) -> Intervention:

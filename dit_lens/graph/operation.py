@@ -20,9 +20,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.graph.site import EVERYTHING, NO_MATERIAL, Material, Site
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Intervention(ABC):
 
         Raises:
             BadInput: a site outside the activation, material that is missing or of another shape.
+            RunFailure: the rule of an op returned another shape than it was given.
         """
         self.require(x.shape, site)
         self._require_material(tuple(x.shape), material)
@@ -131,6 +132,18 @@ class Intervention(ABC):
         """
         values = ((each.name, getattr(self, each.name)) for each in sorted(fields(self), key=_own_first))
         return {"op": self.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in values}}
+
+    @property
+    def written(self) -> str:
+        """The edit as one writes it in a spec, without fields that are as they would be by default.
+
+        >>> from dit_lens.graph.interventions import Scale, Zero
+        >>> Zero().written, Scale(0.5, part="mean").written
+        ('zero', '{op: scale, factor: 0.5, part: mean}')
+        """
+        unsaid = {each.name: each.default for each in fields(self)}
+        said = [f"{k}: {v}" for k, v in self.to_data().items() if k == "op" or unsaid[k] != v]
+        return self.op if len(said) == 1 else f"{{{', '.join(said)}}}"
 
     def _where(self, site: Site, channels: int) -> Site:
         return site
@@ -170,8 +183,9 @@ class PartEdit(Intervention):
 
     @abstractmethod
     def _change(self, value: Tensor, material: Material) -> Tensor:
-        """Edit one part at a site. `value` is [rows, tokens, channels], one token for a mean; `material`
-        holds the same part of the source, and the quantiles of the addressed channels [2, channels]."""
+        """Edit one part at a site. `value` is [rows, tokens, channels], one token for a mean, and so is what
+        is returned; `material` holds the same part of the source, and the quantiles of the addressed channels
+        [2, channels]."""
 
     def _at_site(self, x: Tensor, site: Site, material: Material) -> Tensor:
         import torch
@@ -185,14 +199,28 @@ class PartEdit(Intervention):
             quantiles = Site(site.channels).read(quantiles[None])[0].to(value)
         generator = None if material.generator is None else self._own(material.generator)
         if self.part == "all":
-            return self._change(value, Material(source, quantiles, generator)).expand_as(value)
+            return self._changed(value, Material(source, quantiles, generator))
         edited, kept = split(value, self.part)
         donor = None if source is None else split(source, self.part)[0]
-        changed = self._change(edited, Material(donor, quantiles, generator))
+        changed = self._changed(edited, Material(donor, quantiles, generator))
         if self.recentred and self.part == "residual":
             changed = changed - (changed - edited).mean(dim=1, keepdim=True)
         # Taking apart and putting together rounds; what was not edited must not pay for it.
         return torch.where(changed == edited, value, kept + changed)
+
+    def _changed(self, value: Tensor, material: Material) -> Tensor:
+        """What `_change` makes of a part. Any other shape would be stretched over rows and tokens in silence,
+        and the edit be another than its author meant."""
+        changed: Any = self._change(value, material)
+        if tuple(getattr(changed, "shape", ())) == tuple(value.shape):
+            return cast("Tensor", changed)
+        found = f"shape {list(changed.shape)}" if hasattr(changed, "shape") else f"{changed!r:.60}"
+        raise RunFailure(
+            f"{self.op}: _change of {type(self).__name__} was given shape {list(value.shape)}, which is "
+            f"[rows, tokens, channels], and returned {found}. It must return a tensor of the shape it was "
+            "given; one value per row and channel (value.mean(dim=1, keepdim=True)) gets it by "
+            ".expand_as(value)."
+        )
 
     def _own(self, generator: Generator) -> Generator:
         """A fresh generator, from a copy of the given one and the edit's own seed."""
@@ -208,6 +236,24 @@ _WHERE_FROM = {
     "quantiles": "give bounds of each channel, [2, channels], such as Clamp.bounds measures",
     "generator": "give a torch.Generator on the CPU",
 }
+
+
+def require_value(op: Intervention) -> Intervention:
+    """The edit, if its fields say all that it does: they are what is compared, hashed and written down.
+
+    Raises `BadInput` for an edit whose class is no frozen dataclass of its own: two of different settings
+    would be equal, and share their graphs' hash and their stored results.
+    """
+    kind = type(op)
+    # Looked up in the class itself: a class without the decorator has its parent's.
+    made: Any = vars(kind).get("__dataclass_params__")
+    if made is None or not (made.frozen and made.eq):
+        raise BadInput(
+            f"{kind.__name__} is no frozen dataclass, so two of them with different settings would count as "
+            f"one edit. Write @dataclass(frozen=True) above class {kind.__name__}, and each setting as a "
+            "field in its body, such as step: float."
+        )
+    return op
 
 
 def split(value: Tensor, part: str) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from dit_lens.errors import BadInput, as_sentence, did_you_mean
-from dit_lens.graph.interventions import Intervention, from_data, json_schema
+from dit_lens.graph.interventions import as_edit, json_schema
 
 SCHEMA_VERSION = 1
 
@@ -50,7 +50,7 @@ def _listed(value: Any) -> Any:
 Addresses = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
 Operation = Annotated[
     Any,
-    BeforeValidator(lambda value: value if isinstance(value, Intervention) else from_data(value)),
+    BeforeValidator(as_edit),
     PlainSerializer(lambda value: value.to_data()),
     WithJsonSchema(json_schema()),
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.energy import MatchedControl
-from dit_lens.graph.interventions import Intervention, from_data
+from dit_lens.graph.interventions import Intervention, as_edit
 from dit_lens.graph.site import indices
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class ArmEdit:
     def __post_init__(self) -> None:
         given: Any = self.at
         at = (given,) if isinstance(given, str) else tuple(given)
-        op: Any = self.op
-        op = op if isinstance(op, Intervention) else from_data(op)
+        op = as_edit(self.op)
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "op", op)
         object.__setattr__(self, "channels", _channels(self.channels))
@@ -211,14 +210,15 @@ def ablation_arm(
     donor: bool = False,
     **coordinates: Any,
 ) -> Arm:
-    """An arm with one edit of a channel set at its blocks, or at some of them.
+    """An arm with one edit of a channel set, at all blocks or at some of them.
 
     Args:
         name, family: of the `Arm`.
         channels: as in `ArmEdit`; None means all.
         op: the edit, its name or its plain data.
         at: hook points; `blocks.*` in them stands for `blocks`, where those are given.
-        blocks: the blocks to edit; None for all that `at` names.
+        blocks: the blocks to edit; None for all that `at` names. A set of some blocks alone needs them named,
+            `blocks=list(channels.blocks)`: an arm knows no model.
         steps, branch, tokens, donor: of the `ArmEdit`.
         coordinates: further fields of `Arm`: draw, protocol, block, step, k, readout.
 
@@ -235,7 +235,7 @@ def ablation_arm(
     """
     places = (at,) if isinstance(at, str) else tuple(at)
     chosen = _channels(channels)
-    edit = op if isinstance(op, Intervention) else from_data(op)
+    edit = as_edit(op)
     if blocks is not None:
         numbers = indices("blocks", blocks)
         places = tuple(

@@ -38,6 +38,7 @@ import numpy as np
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.interventions import EnergyMatched, Identity, Intervention, Mean, TokenShuffle, Zero
+from dit_lens.graph.operation import require_value
 from dit_lens.methods.channel_labels import RANKED
 
 if TYPE_CHECKING:
@@ -276,10 +277,12 @@ def _require_request(kind: Any, draws: Any, seed: Any, op: Any, subspace: bool) 
         )
     if not isinstance(op, Intervention):
         raise BadInput(f"op is {op!r}; give the treatment's edit, for example Zero().")
+    require_value(op)
     if kind == "energy_matched" and not isinstance(op, Zero):
         raise BadInput(
-            f"energy_matched measures what zeroing removes, and the treatment's edit is {op!r}. Match Zero; "
-            'for a treatment that sets the token mean, Zero(part="residual").'
+            f"energy_matched measures what zeroing removes, and the treatment's edit is {op.written}. Leave "
+            "energy_matched out of the controls (in a spec, out of effects.controls), or match zeroing; for "
+            "a treatment that sets the token mean, {op: zero, part: residual}."
         )
     if subspace and kind != "energy_matched":
         raise BadInput(f"subspace=True belongs to energy_matched, and kind is {kind!r}. Leave it out.")

@@ -179,7 +179,10 @@ def test_prompts_are_split_where_none_are_held_out() -> None:
     [
         ("effects.prompts=['a star']", "must be held out"),
         ("effects.op=zer", "Did you mean 'zero'?"),
-        ("effects.op={op: clamp, quantile: 0.9}", "energy_matched measures what zeroing removes"),
+        (
+            "effects.op={op: clamp, quantile: 0.9}",
+            "edit is {op: clamp, quantile: 0.9}. Leave energy_matched out",
+        ),
         ("effects.op={op: clamp, quantile: 0.9} effects.controls={low: 1}", "discovery keeps means"),
         ("effects.op={op: patch}", "donor"),
         ("effects.controls={randon: 2}", "Did you mean 'random'?"),

@@ -276,7 +276,10 @@ def test_draws_of_a_shuffle_differ() -> None:
         ({"kind": "low", "draws": 2}, "nothing in it is drawn: there is one"),
         ({"kind": "sham", "draws": 5}, "Draws make sense for random, "),
         ({"kind": "random", "op": "zero"}, r"op is 'zero'.*Zero\(\)"),
-        ({"kind": "energy_matched", "op": Add(1.0)}, "measures what zeroing removes"),
+        (
+            {"kind": "energy_matched", "op": Add(1.0)},
+            "measures what zeroing removes.* is {op: add, value: 1.0}. Leave",
+        ),
         ({"kind": "random", "subspace": True}, "subspace=True belongs to energy_matched"),
     ],
 )
