@@ -330,9 +330,12 @@ class _Facts:
         if point.block is None:
             raise BadInput(f"{place}: a channel set holds channels per block, and {point} lies in none.")
         if point.block not in held.blocks:
+            there = sorted(held.blocks)
             raise BadInput(
                 f"{place}: the channel set {chosen!r} has nothing for block {point.block}; it has blocks "
-                f"{', '.join(map(str, sorted(held.blocks)))}."
+                f"{', '.join(map(str, there))}. Name those: at "
+                f"blocks.{','.join(map(str, there))}.{point.component}.{point.stream}, or in an arm "
+                f"blocks={there}."
             )
         return held.blocks[point.block]
 

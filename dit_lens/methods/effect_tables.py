@@ -68,6 +68,11 @@ def compare(
     >>> compare(table, treatment="t", controls={"random": "c"})["distance", "random"].estimate
     2.5
     """
+    if not isinstance(controls, Mapping):
+        raise BadInput(
+            f"controls is {controls!r:.60}; name each control and its arm, such as "
+            'controls={"random": "random-0"}.'
+        )
     values, cells = _index(table, by)
     drawn = {name: (arm,) if isinstance(arm, str) else tuple(arm) for name, arm in controls.items()}
     if not drawn or not all(drawn.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
@@ -74,9 +74,11 @@ class Request:
 
         arms = tuple(arms)
         require_distinct(arms)
+        if not isinstance(measures, Measures):
+            raise BadInput(f"measures is {measures!r:.60}; make them: dl.default_measures(lens, ['ssim']).")
         rows_of(prompts, seeds)
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        seeds = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+        seeds = tuple(int(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds]))
         for what, given in (("Prompt", prompts), ("Seed", seeds)):
             twice = next((each for i, each in enumerate(given) if each in given[:i]), None)
             if twice is not None:

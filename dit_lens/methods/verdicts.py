@@ -95,12 +95,18 @@ def judge(
         smallest: the smallest difference that would matter, in the metric's units, positive.
 
     Raises:
-        BadInput: a direction that does not exist, a `smallest` that is not positive, alpha outside (0, 1).
+        BadInput: no effect, a direction that does not exist, a `smallest` that is not positive, alpha outside
+            (0, 1).
 
     >>> effect = Effect("distance, massive", 0.3, 0.2, 0.4, 24, 0.0002, None, "random", sd=0.2)
     >>> judge(effect).sentence
     'Supported: distance, massive exceeds random by 0.3 (95 % CI 0.2 to 0.4, n = 24 prompts, p = 0.0002).'
     """
+    if not isinstance(effect, Effect):
+        raise BadInput(
+            f"What is judged is one effect, not {effect!r:.60}. Take one of those that dl.compare gave: "
+            'effects["ssim", "random"].'
+        )
     if direction not in ("greater", "less"):
         raise BadInput(f"There is no direction {direction!r}; there are greater and less.")
     if smallest is not None and not (math.isfinite(smallest) and smallest > 0):

@@ -236,6 +236,10 @@ def _nothing_matches(
         )
         why = " The context stream ends with the last block." if "context" in str(rest) else ""
         return f"{pattern!r} does not exist here. {where}; blocks {_ranges(elsewhere)} have it.{why}"
+    streams = [] if rest is None else _streams_of(rest, available)
+    if streams:
+        ways = " or ".join(f".{stream}" for stream in streams)
+        return f"{pattern!r} names no stream: add {ways}, such as {pattern}.{streams[0]}."
     if rest is not None:
         endings = sorted({f"{p.component}.{p.stream}" for p in available if p.block is not None})
         return (
@@ -247,6 +251,12 @@ def _nothing_matches(
         f"{pattern!r} matches no hook point. Write blocks.<which>.<component>.<stream>, temb or velocity."
         f"{did_you_mean(pattern, names)}"
     )
+
+
+def _streams_of(component: str, available: Sequence[HookPoint]) -> list[str]:
+    """Streams that have a component, which may be a pattern."""
+    having = {p.stream for p in available if p.block is not None and fnmatchcase(p.component, component)}
+    return [stream for stream in STREAMS if stream in having]
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -211,8 +211,11 @@ def rows_of(
     >>> rows_of(["a", "b"], [0, 1])
     (('a', 'a', 'b', 'b'), (0, 1, 0, 1))
     """
+    for name, given, example in (("prompts", prompts, '"a red circle"'), ("seeds", seeds, "0")):
+        if not isinstance(given, Iterable) and not (name == "seeds" and hasattr(given, "__index__")):
+            raise BadInput(f"{name} is {given!r}; give one, or a list, such as {name}=[{example}].")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     if not prompts:
         raise BadInput("No prompts were given; a run needs at least one.")
     if not seeds:

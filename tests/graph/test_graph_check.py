@@ -112,7 +112,10 @@ FAULTS = [
         edited(channels=a_set(model=None), at="blocks.1.resid_post.context"),
         ["made for the image stream", "context stream"],
     ),
-    (edited(channels=a_set(model=None), at="blocks.2.resid_post.image"), ["nothing for block 2", "0, 1"]),
+    (
+        edited(channels=a_set(model=None), at="blocks.2.resid_post.image"),
+        ["nothing for block 2", "0, 1", "at blocks.0,1.resid_post.image, or in an arm blocks=[0, 1]"],
+    ),
     (edited(channels=a_set(model=None), at="temb"), ["holds channels per block"]),
     (edited(channels={1: ()}), ["edits.0.channels: no channel is addressed"]),
     (edited(tokens=[16]), ["edits.0", "Token 16", "0 to 15"]),

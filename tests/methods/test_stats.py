@@ -392,6 +392,10 @@ def test_bad_tables_are_refused() -> None:
         compare(measured(cells=2), **options)
     with pytest.raises(BadInput, match="needs a control"):
         compare(table, treatment="massive", controls={})
+    with pytest.raises(BadInput, match=r'controls is \'low\'.*controls=\{"random": "random-0"\}'):
+        compare(table, treatment="massive", controls="low")
+    with pytest.raises(BadInput, match=r'one effect, not \{\}.*effects\["ssim", "random"\]'):
+        judge({}, direction="less")
     with pytest.raises(BadInput, match="empty"):
         compare(table[:0], **options)
 

@@ -445,6 +445,14 @@ BAD = {
     ),
     "no metric": ({"measures": Measures(("psnr",))}, r"massive.step-1-2'.*Add velocity"),
     "a metric of a mask": ({"measures": Measures(("latent", "velocity", "change_inside"))}, "needs a mask"),
+    "names in place of measures": (
+        {"measures": ["ssim"]},
+        r"measures is \['ssim'\]; make them: dl.default_measures",
+    ),
+    "a set of some blocks": (
+        {"arms": [ablation_arm("a", "m", {1: [3], 2: [4]}, Zero())]},
+        r"arm 'a'.*nothing for block 0.*or in an arm blocks=\[1, 2\]",
+    ),
     "no material": ({"arms": [ablation_arm("a", "m", [1], Clamp(0.9))]}, "needs quantiles"),
     "arms per forward": ({"arms_per_forward": 0}, "arms_per_forward is 0"),
     "a prompt outside the world": (

@@ -148,6 +148,8 @@ def test_patterns(pattern, expected):
         ("blocks.5-2.resid_post.image", "runs backwards"),
         ("blocks.0.9-0.1.resid_post.image", "it needs 0 ≤ low < high ≤ 1"),
         ("blocks.1.5.resid_post.image", "no fraction of depth: fractions lie between 0.0 and 1.0"),
+        ("blocks.3.resid_post", "add .image or .context, such as blocks.3.resid_post.image"),
+        ("blocks.*.mlp_ou?", "names no stream: add .image or .context"),
         ([], "No hook point was named"),
     ],
 )

@@ -28,13 +28,15 @@ def run(lens, batch, **more):
 
 def test_rows_are_prompt_major():
     assert rows_of(["a", "b"], [3, 4]) == (("a", "a", "b", "b"), (3, 4, 3, 4))
-    assert rows_of("a", 7) == (("a",), (7,))
+    assert rows_of("a", 7) == rows_of("a", np.int64(7)) == rows_of("a", np.array([7])) == (("a",), (7,))
 
 
 @pytest.mark.parametrize(
     ("prompts", "seeds", "says"),
     [([], [0], "No prompts"), (["a"], [], "No seeds"), (["a", 3], [0], "Prompt 3"), (["a"], [-1], "Seed -1"),
-     (["a"], [0.5], "Seed 0.5"), (["a"], [True], "Seed True"), (["a"], [2**63], "no whole number")],
+     (["a"], [0.5], "Seed 0.5"), (["a"], [True], "Seed True"), (["a"], [2**63], "no whole number"),
+     (None, 0, r'prompts is None; give one, or a list, such as prompts=\["a red circle"\]'),
+     (5, 0, "prompts is 5"), ("a", None, r"seeds is None.*seeds=\[0\]"), ("a", 0.5, "seeds is 0.5")],
 )  # fmt: skip
 def test_rows_that_cannot_be_sampled_are_refused(prompts, seeds, says):
     with pytest.raises(BadInput, match=says):
