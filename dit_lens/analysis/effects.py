@@ -255,10 +255,10 @@ class EffectStudies:
 
 
 @contextmanager
-def naming(key: str) -> Iterator[None]:
-    """Begin the message of a bad value with its place in the spec."""
+def naming(key: str, or_else: str = "") -> Iterator[None]:
+    """Begin the message of a bad value with its place in the spec; end it with another way out, if any."""
     try:
         yield
     except BadInput as error:
-        text = str(error)
+        text = f"{error} {or_else}".rstrip()
         raise BadInput(text if text.startswith(key) else f"{key}: {text}") from None

@@ -131,7 +131,7 @@ def plan_spatial(
     there = [ChosenPlace("outline", first, steps[0], 0.0), ChosenPlace("last_step", first, last, 0.0)]
     places = there if len(steps) > 1 else there[:1]
     harvests = [study.calibration(chosen, taken), study.judged(judged, taken, places)]
-    with naming("spatial.truth"):
+    with naming("spatial.truth", "Or leave spatial out of sections."):
         truth = as_truth(spec.truth)
         samples = [each for harvest in harvests for each in harvest.samples]
         truth.require([Subject(p, s, None, grid, harvests[0].image_size) for p, s in samples])
