@@ -23,6 +23,7 @@ from dit_lens.cli.options import (
     Overrides,
     Spec,
     open_lens,
+    note_foreign_words,
     quieten_libraries,
 )
 from dit_lens.errors import BadInput
@@ -63,6 +64,7 @@ def run(
     quieten_libraries(declared.model.name)
     with stdout_kept_for_results():
         place = run_analysis(declared, out, resume=resume, say=say)
+    note_foreign_words(declared.model.name, declared.prompts)
     folder = RunFolder.read(place)
     if not as_json:
         print_path(folder.report_path)
@@ -122,6 +124,7 @@ def plan(
         typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
 
 
+    note_foreign_words(declared.model.name, declared.prompts)
 def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
     from dit_lens.graph.graph import InterventionGraph
 

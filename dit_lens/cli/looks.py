@@ -25,8 +25,10 @@ from dit_lens.cli.options import (
     Dtype,
     Model,
     Offload,
+    note_foreign_words,
     open_lens,
     parse_seeds,
+    parse_step_count,
     parse_strengths,
     require_known,
     require_writable,
@@ -74,6 +76,7 @@ def discover(
         from dit_lens.methods.channels import discover as discover_channels
 
         lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
+        note_foreign_words(lens.name, texts)
         sampling = lens.sampling(steps=steps, guidance_scale=guidance)
         stats = discover_channels(lens, texts, numbers, sampling=sampling, batch_size=batch_size, top_k=top_k)
         chosen = stats.select(top_k=top_k, statistic=statistic, stream=stream)
@@ -88,7 +91,7 @@ def discover(
     app,
     "segment",
     'dit-lens segment "a large red plain star on the left on a white background" --out mask.png',
-    Hints(less_memory="--drop-t5, one --block or a smaller --dtype needs less.", has_out=True),
+    Hints(less_memory="--drop-t5, one block in --at-blocks or a smaller --dtype needs less.", has_out=True),
 )
 def segment(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
@@ -101,11 +104,13 @@ def segment(
     top_k: Annotated[
         int | None, typer.Option(help="Channels per block, found in this prompt's own run; default: 4.")
     ] = None,
-    block: Annotated[
-        str | None, typer.Option(help="Blocks to look after: 5, 2-4, 0.5, or * for all; default: the last.")
+    at_blocks: Annotated[
+        str | None,
+        typer.Option(help="Blocks to look after: all, 3, 2-5, or 0.5-1 of the depth; default: the last."),
     ] = None,
-    step: Annotated[
-        int | None, typer.Option(help="Denoising step to look at; default: a quarter into the run.")
+    at_steps: Annotated[
+        int | None,
+        typer.Option(help="The one denoising step to look at, such as 3; default: a quarter into the run."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the starting noise.")] = 0,
     rule: Annotated[
@@ -138,10 +143,9 @@ def segment(
 
         how, given = Clustering(rule=rule), ChannelSet.load(channels) if channels else None
         lens = open_lens(model, device, dtype, drop_t5=drop_t5, offload=offload, device_map=device_map)
-        if given is not None and given.model != lens.name:
-            say(f"Note: these channels were found in {given.model}, and the model is {lens.name}.")
+        note_foreign_words(lens.name, [prompt])
         sampling = lens.sampling(steps=steps, guidance_scale=guidance)
-        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": block, "step": step}
+        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": at_blocks, "step": at_steps}
         look = first_look(lens, prompt, seed, how=how, sampling=sampling, progress=True, **options)
         look.save(out)
     print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(inert(str(look)))
@@ -170,11 +174,15 @@ def transport(
     top_k: Annotated[
         int | None, typer.Option(help="Channels per block, found in these prompts' own runs; default: 4.")
     ] = None,
-    blocks: Annotated[
+    at_blocks: Annotated[
         str, typer.Option(help="Blocks to carry in: all, 3, 2-5, or 0.5-1 of the depth.")
     ] = "all",
-    steps: Annotated[str, typer.Option(help="Denoising steps to carry at: all, 3, or 0:8.")] = "all",
+    at_steps: Annotated[str, typer.Option(help="Denoising steps to carry at: all, 3, or 0:8.")] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise that both start from.")] = 0,
+    steps: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="Denoising steps; default: the model's own.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the model's own.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The grid of pictures: a PNG.")] = Path(
         "grid.png"
     ),
@@ -191,7 +199,7 @@ def transport(
     channels drawn toward the source's, more with each strength: 0 leaves them, 1 replaces them. Nothing is
     compared with a control: `dit-lens run transport_text` measures what these channels carry.
     """
-    strengths = parse_strengths(strength)
+    strengths, step_count = parse_strengths(strength), parse_step_count(steps)
     require_writable(out)
     if out.suffix.lower() != ".png":
         raise BadInput(f"--out {out}: the grid is a PNG; name a file such as {out.stem or 'grid'}.png")
@@ -207,12 +215,14 @@ def transport(
             say(
                 "Channels: a quick discovery on these two prompts; --channels FILE takes them from elsewhere."
             )
-        elif given.model != lens.name:
-            say(f"Note: these channels were found in {given.model}, and the model is {lens.name}.")
+        note_foreign_words(lens.name, [source, target])
         if source == target:
             say("Note: source and target are the same prompt, so nothing can move.")
-        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": blocks, "steps": steps}
-        look = first_carry(lens, source, target, seed, strengths=strengths, progress=True, **options)
+        sampling = lens.sampling(steps=step_count, guidance_scale=guidance)
+        options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": at_blocks, "steps": at_steps}
+        look = first_carry(
+            lens, source, target, seed, strengths=strengths, sampling=sampling, progress=True, **options
+        )
         look.save(out)
     print_json({**look.as_data(), "picture": str(out)}) if as_json else typer.echo(inert(str(look)))
     say(f"Written to {out}")

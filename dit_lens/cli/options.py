@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dit_lens.cli.frame import debugging
+from dit_lens.cli.frame import debugging, say
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(help="balanced: spread the parts over several GPUs; excludes --device and --offload."),
 ]
+
+
+_NAMED = 8
+"""Foreign words that a note names."""
 
 
 def open_lens(
@@ -89,6 +94,35 @@ def parse_seeds(text: str) -> list[int]:
             f"--seeds {text!r}: write whole numbers separated by commas, for example --seeds 0,1,2"
         )
     return found
+
+
+def parse_step_count(text: str | None) -> int | None:
+    """How many denoising steps; raises `BadInput` for anything else, such as steps to act at."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(
+            f"--steps {text!r}: the number of denoising steps is a whole number, such as --steps 20. "
+            f"To say at which of them to act, write --at-steps {text}"
+        ) from None
+
+
+def note_foreign_words(model: str, prompts: Iterable[str]) -> None:
+    """Say once which words of the prompts the embedded model never met; other models know their own."""
+    from dit_lens import zoo
+
+    if model not in zoo.names():
+        return
+    from dit_lens.zoo.scenes import foreign_words
+
+    if found := foreign_words(prompts):
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        say(
+            f"Note: {model} was trained without these words: {', '.join(found[:_NAMED])}{more}. What "
+            f"it draws for them means nothing; the words of its captions are listed in {zoo.card_path()}"
+        )
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, Validat
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from dit_lens.model.lens import DiTLens
 
 SCHEMA_VERSION = 1
 
@@ -70,6 +73,14 @@ class ChannelSet(BaseModel):
     def channels(self) -> tuple[int, ...]:
         """Every channel that some block holds, sorted."""
         return tuple(sorted({channel for channels in self.blocks.values() for channel in channels}))
+
+    def require_found_in(self, lens: DiTLens) -> None:
+        """Raise `BadInput` if these are another model's channels; the same weights may go by another name."""
+        if self.model != lens.name and self.provenance.get("fingerprint") != lens.fingerprint:
+            raise BadInput(
+                f"The channel set was found in {self.model!r}, and this model is {lens.name!r}. Channel "
+                "numbers mean nothing in another model: discover them here."
+            )
 
     @property
     def is_empty(self) -> bool:

@@ -25,6 +25,11 @@ def path(name: str = "shapes-sd3") -> Path:
     return _HERE / name
 
 
+def card_path() -> Path:
+    """The model card of the embedded models, which lists the words of their world."""
+    return _HERE / "README.md"
+
+
 def scorer_path(name: str = "shapes-clip") -> Path:
     """Folder of the embedded CLIP that scores prompt alignment and reads attributes."""
     return _HERE / name

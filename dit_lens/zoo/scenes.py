@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -151,6 +151,18 @@ def parse_caption(caption: str) -> Scene:
             f" {Scene('star', 'red', 'large', 'on the left', 'white', 'striped').caption!r}."
         )
     return Scene.of(match.groupdict())
+
+
+def foreign_words(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Words of the prompts that stand in no caption of this world, in lower case, each once.
+
+    >>> foreign_words(["a red dog on the left", "A large red star", "a dog and a cat"])
+    ('dog', 'and', 'cat')
+    """
+    values = itertools.chain.from_iterable(ATTRIBUTES.values())
+    known = {word for text in (partial_caption(background="white"), *values) for word in text.split()}
+    words = (word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
+    return tuple(dict.fromkeys(word for word in words if word not in known))
 
 
 def all_scenes() -> Iterator[Scene]:

@@ -63,12 +63,12 @@ def test_json_says_what_each_strength_did_and_nothing_else(dit, model, channels,
     out = tmp_path / "grid.png"
     done = dit(
         "transport", CIRCLE, STAR, "--model", model, "--channels", channels, "--strength", "0,1,1,2",
-        "--blocks", "1-2", "--steps", "0:2", "--seed", 7, "--out", out, "--json",
+        "--at-blocks", "1-2", "--at-steps", "2:", "--steps", 4, "--seed", 7, "--out", out, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert said["picture"] == str(out) and out.is_file()
-    assert (said["source"], said["target"], said["seed"], said["steps"]) == (CIRCLE, STAR, 7, [0, 1])
+    assert (said["source"], said["target"], said["seed"], said["steps"]) == (CIRCLE, STAR, 7, [2, 3])
     assert {block: len(chosen) for block, chosen in said["channels"].items()} == {"1": 3, "2": 3}
     assert said["channels_from"] == "a set that was given"
     assert [one["strength"] for one in said["strengths"]] == [0, 1, 2], "once each"
@@ -89,14 +89,23 @@ def test_the_same_prompt_twice_moves_nothing_and_says_so(dit, model, channels, t
     assert dit("transport", STAR, STAR, "--model", model, "--out", out).exit_code == 0
 
 
-def test_channels_of_another_model_are_used_and_it_is_said(dit, model, channels, tmp_path) -> None:
-    foreign = tmp_path / "foreign.json"
-    foreign.write_text(channels.read_text().replace('"tiny"', '"another"'))
-    done = dit(
-        "transport", CIRCLE, STAR, "--model", model, "--channels", foreign, "--out", tmp_path / "g.png"
-    )
-    assert done.exit_code == 0, done.output
-    assert "these channels were found in another" in done.stderr
+@pytest.mark.parametrize("command", [("transport", CIRCLE, STAR), ("segment", STAR)], ids=lambda c: c[0])
+def test_channels_of_another_model_are_refused(dit, model, channels, tmp_path, command) -> None:
+    data = json.loads(channels.read_text())
+    others = {**data["provenance"], "fingerprint": "0" * 64}
+    cases = {
+        "another model": ({"model": "another", "provenance": others}, 2),
+        "the same weights in another folder": ({"model": "another"}, 0),
+        "the same model in another dtype": ({"provenance": others}, 0),
+    }
+    for case, (changed, status) in cases.items():
+        given = tmp_path / "given.json"
+        given.write_text(json.dumps({**data, **changed}))
+        options = ("--model", model, "--steps", 2, "--channels", given, "--out", tmp_path / "g.png")
+        done = dit(*command, *options)
+        assert done.exit_code == status, (case, done.output)
+        assert ("was found in 'another'" in done.stderr) == (status == 2), case
+        assert "Note:" not in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ the library
@@ -155,9 +164,12 @@ def test_a_library_call_refuses_what_cannot_be(tiny_sd3_lens) -> None:
         (["--channels", "{folder}/nope.json"], "Cannot read the channel set"),
         (["--channels", "{channels}", "--top-k", "4"], "exclude each other"),
         (["--channels", "{empty}"], "no channel to carry"),
-        (["--blocks", "9"], "there are 4, 0 to 3"),
-        (["--blocks", "x"], "block"),
-        (["--steps", "7"], "step"),
+        (["--at-blocks", "9"], "there are 4, 0 to 3"),
+        (["--at-blocks", "x"], "block"),
+        (["--at-steps", "7", "--steps", "4"], "step"),
+        (["--steps", "0:4"], "write --at-steps 0:4"),
+        (["--steps", "all"], "write --at-steps all"),
+        (["--steps", "0"], "0"),
         (["--top-k", "0"], "1"),
         (["--top-k", "33"], "32"),
         (["--seed", "-1"], "--seed"),

@@ -34,6 +34,12 @@ def test_every_caption_is_distinct_and_parses_back():
     assert all(scenes.parse_caption(s.caption) == s for s in world)
 
 
+def test_no_caption_holds_a_foreign_word_and_what_is_foreign_is_named_once():
+    partial = scenes.partial_caption(shape="star"), scenes.partial_caption(background="grey")
+    assert scenes.foreign_words([*(s.caption for s in scenes.all_scenes()), *partial, ""]) == ()
+    assert scenes.foreign_words(["A Red dog, barking", "dog-like; a star."]) == ("dog", "barking", "like")
+
+
 @given(any_scene)
 @settings(max_examples=40, deadline=None)
 def test_a_rendered_image_reads_back_to_its_scene_even_as_uint8(scene):

@@ -141,7 +141,8 @@ def first_look(
 
     Raises:
         BadInput: a block, step or channel that the model does not have, a blank prompt, `channels` together
-            with `top_k`, or a channel set without a channel in these blocks; before anything runs.
+            with `top_k`, or a channel set of another model or without a channel in these blocks;
+            before anything runs.
 
     >>> first_look(lens, "a large red circle", sampling=lens.sampling(steps=4)).save("mask.png").name
     'mask.png'
@@ -152,6 +153,8 @@ def first_look(
         raise BadInput("The prompt is blank; say what the picture shows, for example: a red circle")
     if channels is not None and top_k is not None:
         raise BadInput("A channel set and top_k were both given; the set already says which channels.")
+    if channels is not None:
+        channels.require_found_in(lens)
     sampling = sampling or lens.sampling()
     at = (lens.num_blocks - 1,) if blocks is None else parse_blocks(blocks, lens.num_blocks)
     early = round(_EARLY * (sampling.steps - 1))

@@ -163,7 +163,8 @@ def first_carry(
 
     Raises:
         BadInput: no strength, a block, step or channel that the model does not have, a blank prompt,
-            `channels` together with `top_k`, or no channel in these blocks; before anything runs.
+            `channels` together with `top_k` or of another model, or no channel in these blocks; before
+            anything runs.
 
     >>> sampling = lens.sampling(steps=4)
     >>> first_carry(lens, "a large red circle", "a small blue star", sampling=sampling).save("grid.png").name
@@ -179,6 +180,8 @@ def first_carry(
         raise BadInput("Channels were given, so top_k has nothing to choose; leave out one of the two.")
     if not len(strengths):
         raise BadInput("No strength was given; 1 puts the source's values in place of the target's.")
+    if channels is not None:
+        channels.require_found_in(lens)
     sampling = sampling or lens.sampling()
     at = parse_blocks(blocks, lens.num_blocks)
     sigmas = lens.prepare_rows([target], [seed], sampling).sigmas.tolist()
