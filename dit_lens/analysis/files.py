@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,19 +61,29 @@ def read_text(path: Path, *, what: str) -> str:
         hint = did_you_mean(path.name, near)
         raise BadInput(f"There is no {what} {path}, looked for in {path.parent.absolute()}.{hint}") from None
     except UnicodeDecodeError as error:
+        encoding = _encoding(error.object)
         raise BadInput(
-            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}). "
-            f"Save it as UTF-8, for example with: iconv -f latin1 -t utf-8"
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}"
+            f"{', as in UTF-16, which Windows calls Unicode' if encoding == 'utf-16' else ''}). "
+            f"Save it as UTF-8, for example with: iconv -f {encoding} -t utf-8"
         ) from None
     except OSError as error:
         raise BadInput(f"Cannot read the {what} {path}: {error.strerror or error}.") from None
+
+
+def _encoding(start: bytes) -> str:
+    """What bytes that are not UTF-8 are most likely to be, as iconv calls it."""
+    # First, since the mark of UTF-16 begins that of UTF-32.
+    if start.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
+        return "utf-32"
+    return "utf-16" if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "latin1"
 
 
 def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
     """Prompts from a text file: one per line; empty lines and lines that begin with `#` do not count.
 
     Raises:
-        BadInput: the file is missing, not UTF-8, holds no prompt, or holds one twice.
+        BadInput: the file is missing, not UTF-8, holds no prompt, one twice, or pairs of prompts.
     """
     path = named_path(path, asked_by=asked_by or "prompts file")
     text = _asked_text(path, "prompts file", asked_by)
@@ -84,6 +95,12 @@ def read_prompts(path: str | Path, *, asked_by: str = "") -> tuple[str, ...]:
                 "it would count double."
             )
         found[prompt] = number
+    # One prompt may well show an arrow; where every line does, it is the other kind of file.
+    if found and all("->" in prompt for prompt in found):
+        raise BadInput(
+            f"{path} is a file of pairs, `source -> target` on each line, and prompts are read from it, one "
+            "per line. Give a file of prompts here; pairs belong to effects.pairs and transport.pairs."
+        )
     if not found:
         why = "only comments" if text.strip() else "nothing"
         raise BadInput(

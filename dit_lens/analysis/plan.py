@@ -9,6 +9,7 @@ from dit_lens.analysis.effects import EffectStudies, Study, naming, split
 from dit_lens.analysis.memory import statistics_bytes
 from dit_lens.analysis.stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
+from dit_lens.methods.paired_effects import counted
 from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import parse_blocks, select_steps
 
@@ -92,7 +93,7 @@ class Plan:
 
     def __str__(self) -> str:
         sampling = self.sampling
-        asked = f"{len(self.prompts)} prompts × {len(self.spec.seeds)} seeds"
+        asked = f"{counted(len(self.prompts), 'prompt')} × {counted(len(self.spec.seeds), 'seed')}"
         rows = f"{self.rows_per_forward} rows{' (both branches)' if sampling.guided else ''}"
         return "\n".join(
             [
@@ -112,8 +113,9 @@ def _effects_line(study: Study, plan: StudyPlan) -> str:
     arms = plan.cells // (len(study.prompts) * len(study.seeds))
     share = plan.block_passes / max(plan.passes_without_reuse, 1)
     return (
-        f"  {study.name:<11} {arms} arms on {len(study.prompts)} prompts × {len(study.seeds)} seeds: "
-        f"{plan.forwards} forwards of at most {plan.arms_per_forward} arms, {plan.block_passes} block passes "
+        f"  {study.name:<11} {counted(arms, 'arm')} on {counted(len(study.prompts), 'prompt')} × "
+        f"{counted(len(study.seeds), 'seed')}: {plan.forwards} forwards of at most "
+        f"{plan.arms_per_forward} arms, {plan.block_passes} block passes "
         f"({share:.2f} of those without reuse), {readable_bytes(plan.held_bytes)} held"
     )
 

@@ -21,7 +21,7 @@ from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
-from dit_lens.run.records import RunFolder, RunRecord
+from dit_lens.run.records import INTERRUPTED, RunFolder, RunRecord
 
 if TYPE_CHECKING:
     from dit_lens.methods.answers import Answer
@@ -176,9 +176,7 @@ class _Run:
             self._images()
             self._judged(stats, massive)
         except BaseException as error:
-            why = (
-                "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-            )
+            why = INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
             self.folder.write_record(record.fail(why, self.timings))
             raise
         self.folder.write_record(record.finish(self.timings))

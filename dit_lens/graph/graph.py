@@ -448,7 +448,7 @@ class InterventionGraph:
         >>> arm = g.trajectory(prompt="a red circle", seed=0)
         >>> g.edit(arm, at="blocks.4.resid_post.image", channels=[60], op="zero", steps=[2])
         >>> print(g.plan(lens))
-        graph ...: 1 trajectories of 1 prompts × seeds, 4 steps
+        graph ...: 1 trajectory of 1 prompt × seed, 4 steps
           forwards      6, of at most 16 arms
           block passes  54 (32 clean, 11 arm, 11 sham), 0.56 of those without reuse
           memory        168 kB held for reuse, 0 B read

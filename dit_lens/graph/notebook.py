@@ -28,10 +28,8 @@ def plan_html(plan: Plan) -> str:
     """What the run will take."""
     kinds = ", ".join(f"{passes:,} {kind}" for kind, passes in plan.passes_by_kind.items() if passes)
     share = plan.block_passes / plan.passes_without_reuse if plan.passes_without_reuse else 1.0
-    groups = sum(len(unit.groups) for unit in plan.units)
     about = {
-        "trajectories": f"{len(plan.graph.trajectories)} of {groups} prompts × seeds, "
-        f"{plan.graph.sampling.steps} steps",
+        "runs": plan.extent,
         "forwards": f"{plan.forwards:,}, of at most {plan.arms_per_forward} arms",
         "block passes": f"{plan.block_passes:,} ({kinds}), {share:.2f} of those without reuse",
         "memory": f"{readable_bytes(plan.held_bytes)} held for reuse, {readable_bytes(plan.read_bytes)} read",

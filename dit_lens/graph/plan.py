@@ -150,6 +150,16 @@ class Plan:
             "read_bytes": self.read_bytes,
         }
 
+    @property
+    def extent(self) -> str:
+        """Trajectories, prompts × seeds and steps in words."""
+        several, groups = len(self.graph.trajectories), sum(len(unit.groups) for unit in self.units)
+        steps = self.graph.sampling.steps
+        return (
+            f"{several} {'trajectory' if several == 1 else 'trajectories'} of {groups} "
+            f"{'prompt × seed' if groups == 1 else 'prompts × seeds'}, {steps} step{'s' * (steps != 1)}"
+        )
+
     def __repr__(self) -> str:
         return str(self)
 
@@ -161,12 +171,10 @@ class Plan:
     def __str__(self) -> str:
         kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
-        groups = sum(len(unit.groups) for unit in self.units)
         held, kept = readable_bytes(self.held_bytes), readable_bytes(self.read_bytes)
         return "\n".join(
             [
-                f"graph {self.graph.hash}: {len(self.graph.trajectories)} trajectories of {groups} prompts × "
-                f"seeds, {self.graph.sampling.steps} steps",
+                f"graph {self.graph.hash}: {self.extent}",
                 f"  forwards      {self.forwards}, of at most {self.arms_per_forward} arms",
                 f"  block passes  {self.block_passes} ({kinds}), {share:.2f} of those without reuse",
                 f"  memory        {held} held for reuse, {kept} read",

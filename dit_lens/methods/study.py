@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.measures import Measures
+from dit_lens.methods.paired_effects import counted
 from dit_lens.methods.study_groups import Group, graph_of, outcomes
 from dit_lens.methods.study_request import Request, Scan
 from dit_lens.methods.study_tables import OWN, study_table
@@ -73,10 +74,10 @@ class StudyPlan:
 
     def __str__(self) -> str:
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
-        lines = [f"{self.cells} results, {self.known} of them known"]
+        lines = [f"{counted(self.cells, 'result')}, {self.known} of them known"]
         if self.groups:
             lines += [
-                f"  to run        {self.groups} graphs, {self.forwards} forwards of at most "
+                f"  to run        {counted(self.groups, 'graph')}, {self.forwards} forwards of at most "
                 f"{self.arms_per_forward} arms",
                 f"  block passes  {self.block_passes}, {share:.2f} of those without reuse",
                 f"  memory        {self.held_bytes / 1e6:.3g} MB held for reuse",

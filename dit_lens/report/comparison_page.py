@@ -115,6 +115,7 @@ class _Side:
             f"{count(len(record.seeds), 'seed')}, run on {record.started:%d %B %Y}"
         )
         ended = {"running": ", not finished", "failed": ", ended with an error"}.get(record.status, "")
+        ended = ", interrupted" if record.interrupted else ended
         return cls(letter, str(view.folder.path), record.title, lead + ended)
 
 

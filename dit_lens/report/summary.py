@@ -159,8 +159,9 @@ def _lead(run: RunView) -> str:
         "finished": "",
         "running": " This run is not finished.",
         "failed": " This run ended with an error.",
-    }
-    return f"{model}{', ' + words if words else ''}.{ended[record.status]}"
+    }[record.status]
+    ended = " This run was interrupted." if record.interrupted else ended
+    return f"{model}{', ' + words if words else ''}.{ended}"
 
 
 def _of_the_run(run: RunView) -> list[Tile]:

@@ -48,6 +48,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+INTERRUPTED = "interrupted"
+"""The reason in the record of a run that someone ended."""
+
+
 class RunRecord(_Frozen):
     """What was run, on what, by which code, how long each stage took (seconds), and how it ended.
 
@@ -94,6 +98,11 @@ class RunRecord(_Frozen):
             "platform": platform.platform(),
         }
         return cls(name=name, title=title, model=model, fingerprint=fingerprint, **{**provenance, **fields})
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether someone ended the run, and no error did."""
+        return self.status == "failed" and self.failure == INTERRUPTED
 
     def finish(self, timings: Mapping[str, float] | None = None) -> RunRecord:
         """Return the record of the same run, ended well; `timings` are seconds by stage."""

@@ -391,6 +391,11 @@ def test_any_value_is_taken_or_refused_with_a_message(value: object, field: str)
         (b"\n \n", "holds nothing"),
         (b"# one\n# two\n", "only comments"),
         (b"caf\xe9\n", "not UTF-8 text (byte 3 is 0xe9)"),
+        ("café\n".encode("utf-16"), "as in UTF-16, which Windows calls Unicode). Save it as UTF-8, for"),
+        ("café\n".encode("utf-16"), "iconv -f utf-16 -t utf-8"),
+        ("café\n".encode("utf-32"), "iconv -f utf-32 -t utf-8"),
+        (b"caf\xe9\n", "iconv -f latin1 -t utf-8"),
+        (b"# pairs\na -> b\nc -> d\n", "is a file of pairs"),
         (b"a\nb\na\n", ":3: the prompt of line 1 stands here again"),
     ],
 )
@@ -409,6 +414,11 @@ def test_a_missing_prompts_file_suggests_its_neighbour(tmp_path: Path) -> None:
         read_prompts(tmp_path / "shape.txt")
     with pytest.raises(BadInput, match="Cannot read"):
         read_prompts(tmp_path)
+
+
+def test_a_prompt_may_show_an_arrow(tmp_path: Path) -> None:
+    write(tmp_path, "a sign that reads A -> B\na star\n", "p.txt")
+    assert read_prompts(tmp_path / "p.txt") == ("a sign that reads A -> B", "a star")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:

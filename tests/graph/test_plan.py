@@ -56,6 +56,14 @@ def read(index, of, at, steps):
     return CheckedRead(index, f"r{index}", of, tuple(steps), ("cond",), {HookPoint.parse(at): Site()}, "none")
 
 
+def test_a_plan_counts_in_the_right_number():
+    alone = make_plan(made([edit(0, 0, "blocks.2.resid_post.image", [0])], steps=1))
+    assert alone.extent == "1 trajectory of 1 prompt × seed, 1 step"
+    several = make_plan(made([edit(0, 0, "temb", [0])], trajectories=3, prompts=["a", "a", "b"]))
+    assert several.extent == "3 trajectories of 2 prompts × seeds, 5 steps"
+    assert several.extent in str(several) and several.extent in several._repr_html_()
+
+
 def passes(plan, unit=0):
     """(step, row names, first block, stopped) of every forward."""
     rows = plan.units[unit].rows

@@ -163,6 +163,17 @@ def test_runs_that_judged_nothing_are_compared_by_their_channels(make_run, table
     assert "The resolved specs are the same." in text
 
 
+@pytest.mark.parametrize(
+    ("failure", "says"), [("interrupted", "interrupted"), ("NaN", "ended with an error")]
+)
+def test_a_run_that_someone_ended_met_no_error(make_run, tables, tmp_path, failure: str, says: str) -> None:
+    one = make_run({"agreement": tables["agreement"]}, status="failed", failure=failure, finished=None)
+    two = shutil.copytree(one, tmp_path / "two")
+    text = Page(render_comparison(Comparison.of(one, two))).text
+    assert f", {says}" in text
+    assert ("ended with an error" in text) == (failure == "NaN")
+
+
 # --------------------------------------------------------------------------------------------------- the page
 def in_page_links(page: Page) -> set[str]:
     return {a["href"][1:] for a in page.all("a") if a.get("href", "").startswith("#")}
