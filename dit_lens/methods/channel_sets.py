@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 
 Values = npt.NDArray[np.floating[Any]]
 
+_OWN_SET = "Channels of your own become one by stats.select(chosen={4: [0, 34]}), where discover gives stats."
+
 
 class ChannelSet(BaseModel):
     """Channels chosen in each block of one stream; strongest first; a block may have none.
@@ -46,6 +48,20 @@ class ChannelSet(BaseModel):
     selection: dict[str, JsonValue]
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     blocks: dict[int, tuple[StrictInt, ...]]
+
+    if not TYPE_CHECKING:  # a checker takes the arguments from the fields
+
+        def __init__(self, *positional: Any, **values: Any) -> None:
+            """All fields, by name; raises `BadInput`, which says how channels of one's own become a set."""
+            if positional:
+                raise BadInput(f"A channel set takes its fields by name. {_OWN_SET}")
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise BadInput(f"This makes no channel set: {_faults(error)}. {_OWN_SET}") from None
+
+        # Only calls come here: what pydantic itself validates reports its faults to `load`.
+        __init__.__pydantic_base_init__ = True
 
     @field_validator("schema_version")
     @classmethod
@@ -86,6 +102,21 @@ class ChannelSet(BaseModel):
     def is_empty(self) -> bool:
         """Whether no block holds a channel (a rule may find none: a legal answer)."""
         return not any(self.blocks.values())
+
+    @property
+    def nearest(self) -> str:
+        """Which channel comes nearest to a rule that none passes, as a sentence; else empty.
+
+        >>> stats.select(ratio=5000).nearest
+        'The largest ratio is 37.71 times the median: abs_mean 17.98 in block 7, channel 0.'
+        """
+        largest = self.provenance.get("largest")
+        if not isinstance(largest, dict):
+            return ""
+        return (
+            f"The largest ratio is {largest['ratio']:.4g} times the median: {self.statistic} "
+            f"{largest['value']:.4g} in block {largest['block']}, channel {largest['channel']}."
+        )
 
     def jaccard(self, other: ChannelSet) -> float:
         """Mean over blocks common with `other` of |A ∩ B| / |A ∪ B|; NaN where both are empty in every block.
@@ -149,12 +180,8 @@ class ChannelSet(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or 'the file'}: {item['msg']}"
-                for item in error.errors()[:3]
-            )
             raise BadInput(
-                f"{path} is not a channel set: {problems}. Expected the fields "
+                f"{path} is not a channel set: {_faults(error)}. Expected the fields "
                 f"{', '.join(cls.model_fields)}; write it again with `dit-lens discover`."
             ) from error
 
@@ -167,7 +194,8 @@ class ChannelSet(BaseModel):
         how = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         head = f"ChannelSet({self.model}, {self.stream} stream, {self.statistic}: {how})"
         if self.is_empty:
-            return f"{head}\n  empty: no channel of any of the {len(self.blocks)} blocks meets this rule"
+            nearest = f"\n  {self.nearest}" if self.nearest else ""
+            return f"{head}\n  empty: no channel of any of the {len(self.blocks)} blocks meets this rule{nearest}"
         lines = [
             f"  block {block:>2}: {', '.join(map(str, channels)) or '–'}"
             for block, channels in self.blocks.items()
@@ -175,6 +203,14 @@ class ChannelSet(BaseModel):
         return "\n".join([head, *lines])
 
     __str__ = __repr__
+
+
+def _faults(error: ValidationError) -> str:
+    """The first faults of what is no channel set."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'the file'}: {item['msg']}"
+        for item in error.errors()[:3]
+    )
 
 
 def strongest(values: Values, k: int) -> tuple[int, ...]:
@@ -222,6 +258,47 @@ def massive_2402_17762(
         for channel in _ranked(max_abs)
         if max_abs[channel] > min_abs and max_abs[channel] >= min_ratio * median
     )
+
+
+def largest_ratio(blocks: Mapping[int, tuple[Values, Values]]) -> dict[str, JsonValue] | None:
+    """Which channel comes nearest to a rule that none passes: `ratio`, `value`, `block`, `channel`.
+
+    `blocks` holds, per block, a magnitude of each channel and the one whose channel median is the measure,
+    `[channels]` both. None where no ratio is finite.
+
+    >>> largest_ratio({3: (np.array([1.0, 9.0]), np.array([1.0, 2.0]))})
+    {'ratio': 6.0, 'value': 9.0, 'block': 3, 'channel': 1}
+    """
+    found = [
+        (float(values[channel] / median), float(values[channel]), block, channel)
+        for block, (values, typical) in blocks.items()
+        if (median := float(np.median(typical))) > 0
+        for channel in _ranked(values)[:1]
+    ]
+    finite = [each for each in found if math.isfinite(each[0])]
+    return dict(zip(("ratio", "value", "block", "channel"), max(finite), strict=True)) if finite else None
+
+
+def by_hand(chosen: Mapping[int, Sequence[int]], blocks: Sequence[int], channels: int) -> dict[int, set[int]]:
+    """Channels of the caller's own, block → channels; `BadInput` for what is not among these.
+
+    >>> by_hand({4: [0, 34]}, blocks=range(8), channels=128)
+    {4: {0, 34}}
+    """
+    if not isinstance(chosen, Mapping) or not any(map(len, chosen.values())):
+        raise BadInput(f"chosen={chosen!r} names no channel; write for example {{4: [0, 34]}}.")
+    for block, asked in chosen.items():
+        if block not in blocks:
+            raise BadInput(
+                f"chosen names block {block!r}; this stream was measured after blocks {blocks[0]} to "
+                f"{blocks[-1]}."
+            )
+        wrong = [channel for channel in asked if isinstance(channel, bool) or channel not in range(channels)]
+        if wrong:
+            raise BadInput(
+                f"chosen names channel {wrong[0]!r} in block {block}; there are 0 to {channels - 1}."
+            )
+    return {int(block): {int(channel) for channel in asked} for block, asked in chosen.items()}
 
 
 def require_k(k: object, channels: int, limit: str = "channels") -> int:

@@ -27,7 +27,8 @@ def channel_set_html(chosen: ChannelSet) -> str:
     how = ", ".join(f"{key} = {value}" for key, value in chosen.selection.items())
     about = facts({"model": chosen.model, "chosen by": f"{chosen.statistic}: {how}"})
     if chosen.is_empty:
-        shown = faint(f"Empty: no channel of any of the {len(chosen.blocks)} blocks meets this rule.")
+        nothing = f"Empty: no channel of any of the {len(chosen.blocks)} blocks meets this rule."
+        shown = faint(f"{nothing} {chosen.nearest}")
     else:
         rows = [
             (block, shortened(", ".join(map(str, channels)), 300) or "–")

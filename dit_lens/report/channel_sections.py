@@ -16,6 +16,7 @@ from dit_lens.report.section import (
     SectionBuilder,
     Tile,
     View,
+    nearest_words,
     picture,
     selection_words,
 )
@@ -103,7 +104,7 @@ def channel_set(run: RunView) -> Section:
         "statistic, and the channels that pass the rule are listed. A channel that stays over many rows "
         "is a property of the model rather than of one layer. The same set lies beside this page as "
         "channels.json.",
-        conclusion=findings.channel_set(blocks),
+        conclusion=findings.channel_set(blocks, nearest_words(run.channels)),
         tiles=(Tile(str(len(distinct)), f"different massive channels in {count(len(blocks), 'block')}"),),
     )
 

@@ -302,6 +302,9 @@ def sham_words(difference: float) -> str:
     )
 
 
+MAP_SECTIONS: tuple[SectionBuilder, ...] = (step_map, final_map, patch_map)
+"""Those that test every cell, none of them named beforehand."""
+
 EFFECT_SECTIONS: tuple[SectionBuilder, ...] = (
     disruption,
     gallery,
@@ -309,8 +312,6 @@ EFFECT_SECTIONS: tuple[SectionBuilder, ...] = (
     semantics_or_detail,
     single_or_all,
     dose,
-    step_map,
-    final_map,
-    patch_map,
+    *MAP_SECTIONS,
     verdict_rule,
 )

@@ -164,11 +164,14 @@ def token_maps(table: pd.DataFrame) -> str:
     )
 
 
-def channel_set(blocks: dict[str, list[int]]) -> str:
-    """Say how many different channels a set holds, and which are in every block."""
+def channel_set(blocks: dict[str, list[int]], nearest: str = "") -> str:
+    """Say how many different channels a set holds, and which are in every block.
+
+    `nearest` is what to add where it holds none.
+    """
     chosen = {int(block): list(channels) for block, channels in blocks.items() if channels}
     if not chosen:
-        return "No channel passes the rule of this run in any block."
+        return f"No channel passes the rule of this run in any block. {nearest}".strip()
     distinct = {channel for channels in chosen.values() for channel in channels}
     everywhere = sorted(set.intersection(*(set(channels) for channels in chosen.values())))
     words = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 from dit_lens.errors import BadInput
 from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+from dit_lens.report.damage import damage, damage_words
 from dit_lens.report.document import Figure, page
-from dit_lens.report.effect_sections import EFFECT_SECTIONS, sham_words, verdict_rule
+from dit_lens.report.effect_sections import EFFECT_SECTIONS, MAP_SECTIONS, sham_words, verdict_rule
 from dit_lens.report.section import RunView, Section, SectionBuilder
 from dit_lens.report.spatial_sections import SPATIAL_SECTIONS
 from dit_lens.report.summary import Verdict, summarise, verdicts
@@ -43,21 +45,27 @@ def build_report(
     sections: Sequence[SectionBuilder] = SECTIONS,
     *,
     spec_of: SpecOf | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write `report.html` into a run folder from its records alone, and return its path.
 
     A section whose table is absent or empty stays, and says why. `spec_of` gives the spec that repeats one
-    question; without it, sections name the spec of the whole run. Raises `BadInput` when `run_dir` is no run
-    folder or is damaged, `RunFailure` when the page cannot be written.
+    question; without it, sections name the spec of the whole run. `say` is called with each table that the
+    spec asked for and that is lost or cannot be read; without it, they are Python warnings. Raises `BadInput`
+    when `run_dir` is no run folder or its record is damaged, `RunFailure` when the page cannot be written.
 
     Example: `build_report("reports/massive_activations")`
     """
     folder = RunFolder.read(run_dir)
-    return folder.write_report(render(RunView(folder), sections, spec_of=spec_of))
+    return folder.write_report(render(RunView(folder), sections, spec_of=spec_of, say=say))
 
 
 def render(
-    run: RunView, sections: Sequence[SectionBuilder] = SECTIONS, *, spec_of: SpecOf | None = None
+    run: RunView,
+    sections: Sequence[SectionBuilder] = SECTIONS,
+    *,
+    spec_of: SpecOf | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """Return the page of a run as HTML; arguments as in `build_report`."""
     shown = [one for builder in sections for one in _shown(builder, run, spec_of)]
@@ -65,6 +73,8 @@ def render(
     names = [section.id for section in made]
     if len(set(names)) != len(names):
         raise BadInput(f"Two sections share an id: {', '.join(sorted(names))}.")
+    for lost in dict.fromkeys(section.damage for section in made if section.damage):
+        (say or _warn)(f"{run.folder.path}: {lost}")
     return page(
         "report.html.j2",
         ("gallery.js", "cells.js", "page.js"),
@@ -79,10 +89,14 @@ def render(
     )
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
 def _shown(builder: SectionBuilder, run: RunView, spec_of: SpecOf | None) -> Iterator[_Shown]:
     section = _made(builder, run)
     question = builder.__name__
-    spec = spec_of(question) if spec_of is not None and question in _asked(run) else ""
+    spec = spec_of(question) if spec_of is not None and question in run.asked else ""
     for part in (replace(section, parts=()), *section.parts):
         rows = _Rows.of(part.table, run) if part.table and not part.missing else None
         # Figures move into `figures`; a section keeps only its words.
@@ -99,13 +113,16 @@ def _made(builder: SectionBuilder, run: RunView) -> Section:
         # One absent or foreign table must not cost the reader the rest of the report.
         name = builder.__name__
         heading = (builder.__doc__ or name).strip().splitlines()[0].rstrip(".")
-        return Section(id=name.replace("_", "-"), title=heading, lead="", missing=str(error))
-
-
-def _asked(run: RunView) -> tuple[str, ...]:
-    """Return the questions that a run's spec names; none where it cannot be read."""
-    asked = run.spec.get("sections")
-    return tuple(map(str, asked)) if isinstance(asked, list) else ()
+        lost = damage(run, name, error)
+        return Section(
+            id=name.replace("_", "-"),
+            title=heading,
+            lead="",
+            missing=damage_words(run, name, lost) if lost else str(error),
+            damage=lost,
+            answers=run.answers(name) if lost else (),
+            exploratory=bool(lost) and builder in MAP_SECTIONS,
+        )
 
 
 # ---------------------------------------------------------------------------------------- what is on the page

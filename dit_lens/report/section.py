@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS, Answer, Results
-from dit_lens.report.text import count, listing
+from dit_lens.report.text import count, listing, number
 from dit_lens.run.records import ImageEntry, RunFolder, RunRecord
 
 if TYPE_CHECKING:
@@ -37,6 +37,22 @@ if TYPE_CHECKING:
 
 class MissingTable(BadInput):
     """A section has nothing to show; the message says why, in words for the reader of the report."""
+
+
+class AbsentTable(MissingTable):
+    """There is no file of the table that is called `table`."""
+
+    def __init__(self, message: str, table: str) -> None:
+        super().__init__(message)
+        self.table = table
+
+
+class UnreadableTable(BadInput):
+    """There is a file of the table that is called `table`, and it is damaged."""
+
+    def __init__(self, message: str, table: str) -> None:
+        super().__init__(message)
+        self.table = table
 
 
 SAMPLE = "sample"  # the kind of a plain image; those of every other kind belong to sections of their own
@@ -68,7 +84,7 @@ class Section:
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
     else on the first card. `exploratory` marks what looks at many places, none of
-    them named beforehand. `parts` follow the section, each under a heading of its own.
+    them named beforehand. `damage` says what of the run's own files is lost. `parts` follow the section, each under a heading of its own.
     """
 
     id: str
@@ -83,6 +99,7 @@ class Section:
     table: str = ""
     repeat: str = ""
     missing: str = ""
+    damage: str = ""
     answers: tuple[Answer, ...] = ()
     exploratory: bool = False
     parts: tuple[Section, ...] = ()
@@ -108,6 +125,12 @@ class RunView:
         except yaml.YAMLError:
             return {}
         return spec if isinstance(spec, dict) else {}
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The questions that the spec names; none where it cannot be read."""
+        asked = self.spec.get("sections")
+        return tuple(map(str, asked)) if isinstance(asked, list) else ()
 
     @cached_property
     def channels(self) -> dict[str, Any] | None:
@@ -164,30 +187,49 @@ class RunView:
     def table(self, name: str) -> pd.DataFrame:
         """Return a table with at least one row, or raise `MissingTable` with the reason."""
         if name not in self.folder.table_names:
-            raise MissingTable(self._why_absent(name))
+            raise AbsentTable(self._why_absent(name), name)
         if name not in self._tables:
-            self._tables[name] = self.folder.table(name)
+            try:
+                self._tables[name] = self.folder.table(name)
+            except BadInput as error:
+                raise UnreadableTable(str(error), name) from error
         if self._tables[name].empty:
             raise MissingTable(self._why_empty(name))
         return self._tables[name]
 
     def _why_absent(self, name: str) -> str:
         there = self.folder.table_names
+        interrupted = self.record.interrupted
         ended = {
-            "failed": f" It ended with an error: {self.record.failure}",
+            "failed": " It was interrupted."
+            if interrupted
+            else f" It ended with an error: {self.record.failure}",
             "running": " It has not been finished.",
-        }.get(self.record.status, " Its analysis does not ask for it.")
+        }.get(self.record.status)
+        if ended is None and self.channels is not None and self.has_no_channels:
+            ended = f" {self._why_none} so there was nothing to edit or to follow."
+        elif ended is None and name in self.asked:
+            ended = " None of the blocks that it looked at holds a massive channel."
+        ended = ended or " Its analysis does not ask for it."
         return (
             f"This run wrote no table “{name}”.{ended} "
             f"It has {count(len(there), 'table')}{': ' + listing(there) if there else ''}."
         )
 
+    @property
+    def has_no_channels(self) -> bool:
+        """Whether no channel passes the run's rule; no where the set is not recorded."""
+        return self.channels is not None and not any(self.channels.get("blocks", {}).values())
+
+    @property
+    def _why_none(self) -> str:
+        return f"No channel passes the rule of this run ({selection_words(self.channels or {})}),"
+
     def _why_empty(self, name: str) -> str:
-        if self.channels is not None and not any(self.channels.get("blocks", {}).values()):
+        if self.channels is not None and self.has_no_channels:
             return (
-                f"No channel passes the rule of this run ({selection_words(self.channels)}), so the table "
-                f"“{name}” has no rows. A ratio or top-k rule in the spec would choose the strongest "
-                "channels there are."
+                f"{self._why_none} so the table “{name}” has no rows. A lower ratio or a top-k rule in the "
+                f"spec would choose the strongest channels there are. {nearest_words(self.channels)}"
             )
         return f"The table “{name}” has no rows: nothing in this run had the coordinates that it describes."
 
@@ -202,6 +244,18 @@ def selection_words(channels: dict[str, Any]) -> str:
     rule = ", ".join(f"{key} = {value}" for key, value in dict(channels.get("selection", {})).items())
     parts = [rule, f"statistic {channels.get('statistic', '?')}", f"{channels.get('stream', '?')} stream"]
     return ", ".join(part for part in parts if part)
+
+
+def nearest_words(channels: dict[str, Any]) -> str:
+    """Return which channel comes nearest to a rule that none passes, as a sentence; empty where it is not
+    recorded."""
+    largest = dict(channels.get("provenance", {})).get("largest")
+    if not isinstance(largest, dict):
+        return ""
+    return (
+        f"The largest ratio is {number(largest['ratio'], 4)} times the median: {channels.get('statistic', '')} "
+        f"{number(largest['value'], 4)} in block {largest['block']}, channel {largest['channel']}."
+    )
 
 
 def picture(run: RunView, entry: ImageEntry) -> Image:

@@ -61,7 +61,17 @@ def test_json_output_is_json_alone(dit, model: Path, prompts: Path, spec: Path, 
     assert {"hook_point": "blocks.0.resid_post.image", "shape": ["rows", 16, 32]} in points
     ran = json.loads(dit("run", spec, "--out", tmp_path / "run", "--json").stdout)
     assert ran["status"] == "finished"
+    spectrum = tmp_path / "run/tables/spectrum.parquet"
+    rows = spectrum.read_bytes()
+    spectrum.unlink()
+    damaged = dit("report", tmp_path / "run")
+    assert damaged.exit_code == 1
+    assert "Warning: " in damaged.stderr and "tables/spectrum.parquet is missing" in damaged.stderr
+    assert damaged.stdout == f"{ran['report']}\n"
+    assert dit("run", tmp_path / "run/spec.yaml", "--out", tmp_path / "run").exit_code == 0
+    assert spectrum.read_bytes() == rows
     rebuilt = json.loads(dit("report", tmp_path / "run", "--json").stdout)
+    assert rebuilt["lost"] == []
     assert rebuilt["report"] == ran["report"]
 
 
@@ -74,7 +84,7 @@ def test_a_run_ends_with_the_path_of_its_report(
     assert done.stdout == "reports/quick/report.html\n"
     assert Path("reports/quick/report.html").is_file()
     assert "1 forwards" not in done.stderr
-    assert "2 prompts × 1 seeds" in done.stderr
+    assert "2 prompts × 1 seed = 2 samples" in done.stderr
 
 
 def test_hook_points_are_listed_with_their_shapes(dit, model: Path) -> None:
@@ -174,6 +184,11 @@ def test_a_graph_is_drawn_checked_and_priced(dit, model: Path, tmp_path: Path) -
     assert shown.exit_code == 0, shown.output
     for part in ("● target", "patch", "◄── source", "block passes", "min on cpu"):
         assert part in shown.stdout
+    not_run = dit("run", graph)
+    assert not_run.exit_code == 2
+    assert f"{graph} is an intervention graph, not an analysis. `dit-lens plan {graph}` prices it" in (
+        not_run.stderr
+    )
     priced = json.loads(dit("plan", graph, "--model", model, "--no-timing", "--json").stdout)
     assert priced["minutes"] is None
     assert priced["trajectories"] == 2

@@ -118,4 +118,5 @@ def test_channel_set() -> None:
         "3 different channels in 2 blocks; channel 2 is in every one of them."
     )
     assert findings.channel_set({"0": [1], "1": [2]}).endswith("none is in every one of them.")
+    assert findings.channel_set({"0": []}, "The largest is 3.").endswith("in any block. The largest is 3.")
     assert findings.channel_set({"0": []}) == "No channel passes the rule of this run in any block."

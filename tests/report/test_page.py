@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from dit_lens.report import build_report
 from dit_lens.report.page import SECTIONS, render
 from dit_lens.report.section import RunView, Section
 from dit_lens.run.records import RunFolder
+from tests.report.synthetic_effects import results
 
 pytestmark = pytest.mark.pure
 
@@ -245,6 +247,48 @@ def test_a_rule_that_no_channel_passes_is_named(make_run, tables) -> None:
         "No channel passes the rule of this run (rule = 2402.17762, statistic max_abs, image stream)" in text
     )
     assert "No channel passes the rule of this run in any block." in text
+
+
+def test_a_lost_table_is_said_to_be_lost_and_keeps_its_verdicts(run_dir, tables, tmp_path) -> None:
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    asked = "sections: [spectrum, life, token_maps, disruption, dose]\n"
+    (path / "spec.yaml").write_text(asked, encoding="utf-8")
+    for name in ("life", "token_maps", "disruption", "births"):
+        (path / f"tables/{name}.parquet").unlink()
+    (path / "tables/dose.parquet").write_bytes(b"PAR1 cut off")
+    lost: list[str] = []
+    page = Page(build_report(path, say=lost.append).read_text(encoding="utf-8"))
+    assert [each.removeprefix(f"{path}: ").split(" is ")[0] for each in lost] == [
+        "tables/life.parquet",
+        "tables/disruption.parquet",
+        "tables/dose.parquet",
+    ]
+    assert "tables/disruption.parquet is missing, although the analysis asked for this table" in page.text
+    assert "dose.parquet is no parquet file that can be read" in page.text
+    assert "“births”. Its analysis does not ask for it." in page.text
+    assert "“token_maps”. None of the blocks that it looked at holds a massive channel." in page.text
+    whole = Page((run_dir / "report.html").read_text(encoding="utf-8"))
+    claims = [answer.claim.lower() for answer in results().answers if answer.question == "disruption"]
+    assert claims and all(claim in page.text.lower() and claim in whole.text.lower() for claim in claims)
+    with pytest.warns(UserWarning) as warned:
+        build_report(path)
+    assert [str(each.message) for each in warned] == lost
+
+
+def test_what_no_channel_was_found_for_is_not_lost(make_run, tables) -> None:
+    folder = make_run({"spectrum": tables["spectrum"]})
+    (folder / "spec.yaml").write_text("sections: [spectrum, disruption]\n", encoding="utf-8")
+    channels = RunFolder(folder).channels()
+    largest = {"ratio": 37.114, "value": 17.1234, "block": 7, "channel": 0}
+    RunFolder(folder).write_channels(
+        {**channels, "blocks": {"0": []}, "selection": {"ratio": 5000}, "provenance": {"largest": largest}}
+    )
+    lost: list[str] = []
+    text = Page(build_report(folder, say=lost.append).read_text(encoding="utf-8")).text
+    assert not lost
+    assert "so there was nothing to edit or to follow" in text
+    nearest = "The largest ratio is 37.11 times the median: abs_mean 17.12 in block 7, channel 0."
+    assert f"No channel passes the rule of this run in any block. {nearest}" in text
 
 
 def test_an_empty_table_of_a_run_with_channels_is_no_fault_of_the_rule(make_run, tables) -> None:

@@ -1,0 +1,42 @@
+"""What is lost of a finished run: tables that its analysis asked for and that are gone, or cannot be read."""
+
+from __future__ import annotations
+
+import os
+
+from dit_lens.errors import BadInput, as_sentence
+from dit_lens.report.channel_sections import CHANNEL_SECTIONS
+from dit_lens.report.section import AbsentTable, RunView, UnreadableTable
+
+_ALWAYS = {builder.__name__ for builder in CHANNEL_SECTIONS} - {"token_maps"}
+"""Questions whose table discovery writes whatever it finds."""
+
+
+def damage(run: RunView, question: str, error: BadInput) -> str:
+    """Return what a question lost; empty where the run is as its analysis left it."""
+    if isinstance(error, UnreadableTable):
+        return as_sentence(str(error).removeprefix(f"{run.folder.path}{os.sep}"))
+    if isinstance(error, AbsentTable) and _was_written(run, question):
+        file = run.folder.table_path(error.table).relative_to(run.folder.path).as_posix()
+        return f"{file} is missing, although the analysis asked for this table and the run was finished."
+    return ""
+
+
+def damage_words(run: RunView, question: str, lost: str) -> str:
+    """Return the same for the page: with how to get it back, and what is left of the question."""
+    left = " The verdicts here are those of results.json." if run.answers(question) else ""
+    return (
+        f"{lost} Remove the file if there is one; `dit-lens run spec.yaml --out .` in the run folder then "
+        f"writes the table again, and computes only what the folder does not keep.{left}"
+    )
+
+
+def _was_written(run: RunView, question: str) -> bool:
+    if run.record.status != "finished" or question not in run.asked:
+        return False
+    if question == "token_maps":
+        # Whether the blocks that it looked at held a channel is known from its having taken time.
+        return "token maps" in run.record.timings
+    return question in _ALWAYS or not run.has_no_channels
+
+
