@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +23,8 @@ from dit_lens.cli.options import (
     AsJson,
     Overrides,
     Spec,
-    open_lens,
     note_foreign_words,
+    open_lens,
     quieten_libraries,
 )
 from dit_lens.errors import BadInput
@@ -60,11 +61,12 @@ def run(
     from dit_lens.analysis.reading import read_spec
     from dit_lens.run.records import RunFolder
 
+    _refuse_graph(spec)
     declared = read_spec(spec, overrides or ())
     quieten_libraries(declared.model.name)
+    note_foreign_words(declared.model.name, declared.prompts)
     with stdout_kept_for_results():
         place = run_analysis(declared, out, resume=resume, say=say)
-    note_foreign_words(declared.model.name, declared.prompts)
     folder = RunFolder.read(place)
     if not as_json:
         print_path(folder.report_path)
@@ -83,6 +85,16 @@ def run(
             "timings": record.timings,
         }
     )
+
+
+def _refuse_graph(spec: str) -> None:
+    from dit_lens.analysis.reading import is_graph
+
+    if is_graph(spec):
+        raise BadInput(
+            f"{spec} is an intervention graph, not an analysis. `dit-lens plan {shlex.quote(spec)}` prices "
+            f"it; in Python, dl.run(lens, dl.InterventionGraph.from_yaml({spec!r})) runs it."
+        )
 
 
 @command(app, "plan", "dit-lens plan massive_activations --set 'seeds=[0]'", Hints(less_memory=_LESS))
@@ -112,6 +124,7 @@ def plan(
         return
     declared = read_spec(spec, overrides or ())
     quieten_libraries(declared.model.name)
+    note_foreign_words(declared.model.name, declared.prompts)
     with stdout_kept_for_results():
         lens = open_model(declared)
         planned = plan_analysis(declared, lens=lens)
@@ -124,7 +137,6 @@ def plan(
         typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
 
 
-    note_foreign_words(declared.model.name, declared.prompts)
 def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
     from dit_lens.graph.graph import InterventionGraph
 
@@ -180,12 +192,23 @@ def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that `dit-lens run` left.")],
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild the report of a run; no model is needed."""
+    """Rebuild the report of a run; no model is needed.
+
+    Exit status 1, after writing the page, where a table of the run is missing or cannot be read.
+    """
     from dit_lens.analysis import write_report
 
+    lost: list[str] = []
     with stdout_kept_for_results():
-        path = write_report(run_dir)
+        path = write_report(run_dir, say=lost.append)
+    for each in lost:
+        say(f"Warning: {each}")
+    if lost:
+        again = f"dit-lens run {shlex.quote(str(run_dir / 'spec.yaml'))} --out {shlex.quote(str(run_dir))}"
+        say(f"Remove what cannot be read; `{again}` then writes these tables again.")
     if as_json:
-        print_json({"report": str(path)})
+        print_json({"report": str(path), "lost": lost})
     else:
         print_path(path)
+    if lost:
+        raise typer.Exit(1)

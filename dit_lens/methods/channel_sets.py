@@ -195,7 +195,8 @@ class ChannelSet(BaseModel):
         head = f"ChannelSet({self.model}, {self.stream} stream, {self.statistic}: {how})"
         if self.is_empty:
             nearest = f"\n  {self.nearest}" if self.nearest else ""
-            return f"{head}\n  empty: no channel of any of the {len(self.blocks)} blocks meets this rule{nearest}"
+            none = f"empty: no channel of any of the {len(self.blocks)} blocks meets this rule"
+            return f"{head}\n  {none}{nearest}"
         lines = [
             f"  block {block:>2}: {', '.join(map(str, channels)) or '–'}"
             for block, channels in self.blocks.items()
