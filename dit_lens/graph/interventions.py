@@ -340,6 +340,9 @@ def from_data(data: Any) -> Intervention:
     """
     if isinstance(data, str):
         data = {"op": data}
+    if isinstance(data, type) and issubclass(data, Intervention):
+        value = f"{data.__name__}({', '.join(_required(data))})"
+        raise BadInput(f"An edit is the class {data.__name__}; give a value of it, {value}.")
     if not isinstance(data, Mapping):
         raise BadInput(f"An edit is {data!r}; write its name, or a mapping such as {{op: zero, part: mean}}.")
     if "op" not in data:

@@ -271,9 +271,12 @@ _WORDS = (
 
 
 def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpec) -> Iterator[str]:
-    for each in error.errors():
-        # What follows the last known key are names of union members, which say nothing to a reader.
-        path = [part for part in each["loc"] if isinstance(part, int) or str(part).isidentifier()]
+    paths = [_path(each["loc"]) for each in error.errors()]
+    # Of a list's wrong item all is said; that the list is no text, say, would lead away from it.
+    with_wrong_items = {path[:-1] for path in paths if path and isinstance(path[-1], int)}
+    for each, path in zip(error.errors(), paths, strict=True):
+        if path in with_wrong_items:
+            continue
         at = ".".join(map(str, path)) or "the graph"
         if each["type"] == "extra_forbidden":
             known = _known(kind, each["loc"])
@@ -294,6 +297,13 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
             for theirs, ours in _WORDS:
                 said = said.replace(theirs, ours)
             yield f"{place}: {at}: {each['input']!r:.60} does not fit: {said}."
+
+
+def _path(loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Where a fault is, without names of union members, which say nothing to a reader."""
+    return tuple(
+        part for part in loc if isinstance(part, int) or (part.isidentifier() and part != BoxSpec.__name__)
+    )
 
 
 def _known(kind: type[BaseModel], at: Sequence[int | str]) -> list[str]:

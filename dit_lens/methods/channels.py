@@ -364,6 +364,10 @@ def discover(
 
     Memory is that of the statistics, whatever the number of prompts (save 2 bytes per logged channel index,
     see `SampleEffects`). Each step runs once for each batch, up to the last block and no further. What is
+    from dit_lens.model.lens import DiTLens
+
+    if not isinstance(lens, DiTLens):
+        raise BadInput(f"discover takes a lens, then prompts and seeds; got {type(lens).__name__} first.")
     measured, |mean over image tokens| above all, is that of arXiv 2605.13974.
 
     Args:
@@ -376,7 +380,7 @@ def discover(
         progress: draw a progress bar with the time left on stderr.
 
     Raises:
-        BadInput: no prompts, duplicate seeds, a k beyond the width – before any forward pass.
+        BadInput: no lens, no prompts, duplicate seeds, a k beyond the width – before any forward pass.
         RunFailure: NaN or infinity in an activation, naming step, branch and hook point.
 
     >>> prompts = ["a large red circle on a white background", "a small blue star on a black background"]

@@ -32,7 +32,7 @@ replace, and at least 16.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +40,8 @@ from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.interventions import EnergyMatched, Identity, Intervention, Mean, TokenShuffle, Zero
 from dit_lens.graph.operation import require_value
 from dit_lens.methods.channel_labels import RANKED
-
-if TYPE_CHECKING:
-    from dit_lens.methods.channels import ChannelSet, ChannelStatistics
+from dit_lens.methods.channel_sets import ChannelSet
+from dit_lens.methods.channels import ChannelStatistics
 
 KINDS = (
     "low", "random", "random_rank_window", "energy_matched",
@@ -113,6 +112,11 @@ def controls(
     >>> [control.name for control in controls(massive, stats, "random", draws=3)]
     ['random-0', 'random-1', 'random-2']
     """
+    if not isinstance(massive, ChannelSet) or not isinstance(stats, ChannelStatistics):
+        raise BadInput(
+            "controls takes a channel set and the statistics it was chosen from; got "
+            f"{type(massive).__name__}, {type(stats).__name__}."
+        )
     op = Zero() if op is None else op
     _require_request(kind, draws, seed, op, subspace)
     _require_match(massive, stats)

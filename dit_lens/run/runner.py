@@ -18,6 +18,7 @@ from dit_lens.graph.plan import Plan
 from dit_lens.graph.planner import make_plan
 from dit_lens.model.adapters import require_finite
 from dit_lens.model.hook_points import HookPoint, in_forward_order, select_steps
+from dit_lens.model.lens import DiTLens
 from dit_lens.model.progress import ProgressBar
 from dit_lens.model.sampling import denoise
 from dit_lens.run.executor import Limits, UnitRun
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dit_lens.model.given import GivenPath
-    from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import SampleBatch
 
 KEPT = ("all", "final")
@@ -197,7 +197,7 @@ def run(
         progress: whether a progress bar is drawn.
 
     Raises:
-        BadInput: the graph does not fit the model; before any forward pass.
+        BadInput: no lens or graph, or a graph that does not fit the model; before any forward pass.
         RunFailure: an activation is NaN or infinite, memory does not suffice for one row, or a planned
             access did not happen exactly once.
 
@@ -208,6 +208,11 @@ def run(
     >>> result[arm].latents.shape, result[arm].image.size
     (torch.Size([5, 8, 24, 24]), (48, 48))
     """
+    if not isinstance(lens, DiTLens) or not isinstance(graph, (InterventionGraph, Plan)):
+        raise BadInput(
+            "run takes a lens, as `load` makes it, and an intervention graph; got "
+            f"{type(lens).__name__}, {type(graph).__name__}."
+        )
     if keep not in KEPT:
         raise BadInput(f"keep is {keep!r}; there are: {', '.join(KEPT)}.")
     if isinstance(graph, Plan):
