@@ -33,6 +33,8 @@ class ChannelSet(BaseModel):
     `provenance` (prompts, seeds, sampling, fingerprint), `blocks` (block index → channel indices),
     `schema_version` of its file. Frozen. The JSON of equal sets is equal byte for byte.
 
+    A `positional` value, and a field that is missing or does not fit, raises `BadInput`.
+
     >>> chosen = ChannelSet(model="shapes-sd3", statistic="abs_mean", stream="image",
     ...                     selection={"top_k": 2}, blocks={0: (7, 3), 1: (7, 5)})
     >>> chosen.channels
@@ -91,7 +93,10 @@ class ChannelSet(BaseModel):
         return tuple(sorted({channel for channels in self.blocks.values() for channel in channels}))
 
     def require_found_in(self, lens: DiTLens) -> None:
-        """Raise `BadInput` if these are another model's channels; the same weights may go by another name."""
+        """Raise `BadInput` if these are channels of another model than that of `lens`.
+
+        The same weights may go by another name, and the same name may be open in another dtype.
+        """
         if self.model != lens.name and self.provenance.get("fingerprint") != lens.fingerprint:
             raise BadInput(
                 f"The channel set was found in {self.model!r}, and this model is {lens.name!r}. Channel "
