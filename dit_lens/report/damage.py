@@ -38,5 +38,3 @@ def _was_written(run: RunView, question: str) -> bool:
         # Whether the blocks that it looked at held a channel is known from its having taken time.
         return "token maps" in run.record.timings
     return question in _ALWAYS or not run.has_no_channels
-
-

@@ -84,7 +84,8 @@ class Section:
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
     else on the first card. `exploratory` marks what looks at many places, none of
-    them named beforehand. `damage` says what of the run's own files is lost. `parts` follow the section, each under a heading of its own.
+    them named beforehand. `damage` says what of the run's own files is lost. `parts` follow the section, each
+    under a heading of its own.
     """
 
     id: str
@@ -253,8 +254,9 @@ def nearest_words(channels: dict[str, Any]) -> str:
     if not isinstance(largest, dict):
         return ""
     return (
-        f"The largest ratio is {number(largest['ratio'], 4)} times the median: {channels.get('statistic', '')} "
-        f"{number(largest['value'], 4)} in block {largest['block']}, channel {largest['channel']}."
+        f"The largest ratio is {number(largest['ratio'], 4)} times the median: "
+        f"{channels.get('statistic', '')} {number(largest['value'], 4)} in block {largest['block']}, channel "
+        f"{largest['channel']}."
     )
 
 

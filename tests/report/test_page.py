@@ -249,7 +249,7 @@ def test_a_rule_that_no_channel_passes_is_named(make_run, tables) -> None:
     assert "No channel passes the rule of this run in any block." in text
 
 
-def test_a_lost_table_is_said_to_be_lost_and_keeps_its_verdicts(run_dir, tables, tmp_path) -> None:
+def test_a_lost_table_is_said_to_be_lost_and_keeps_its_verdicts(run_dir, html, tmp_path) -> None:
     path = shutil.copytree(run_dir, tmp_path / "run")
     asked = "sections: [spectrum, life, token_maps, disruption, dose]\n"
     (path / "spec.yaml").write_text(asked, encoding="utf-8")
@@ -267,7 +267,7 @@ def test_a_lost_table_is_said_to_be_lost_and_keeps_its_verdicts(run_dir, tables,
     assert "dose.parquet is no parquet file that can be read" in page.text
     assert "“births”. Its analysis does not ask for it." in page.text
     assert "“token_maps”. None of the blocks that it looked at holds a massive channel." in page.text
-    whole = Page((run_dir / "report.html").read_text(encoding="utf-8"))
+    whole = Page(html)
     claims = [answer.claim.lower() for answer in results().answers if answer.question == "disruption"]
     assert claims and all(claim in page.text.lower() and claim in whole.text.lower() for claim in claims)
     with pytest.warns(UserWarning) as warned:
