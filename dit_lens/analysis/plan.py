@@ -178,6 +178,8 @@ def _effects(
 
 
 def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> None:
+    from dit_lens.methods.channel_sets import require_found_in
+
     channels, sampling = spec.channels, start.sampling
     k = channels.selection.get("top_k", 1)
     if k > lens.num_channels:
@@ -185,12 +187,9 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
             f"channels.top_k: {k} channels were asked for; {lens.name} has {lens.num_channels}. "
             f"Use 1 to {lens.num_channels}."
         )
-    if channels.fingerprint is not None and channels.fingerprint != lens.fingerprint:
-        raise BadInput(
-            f"channels: these were found on a model with the fingerprint {channels.fingerprint[:12]}; "
-            f"{lens.name} has {lens.fingerprint[:12]}, and its channels mean something else. Find its own "
-            "with `dit-lens discover`."
-        )
+    if channels.found_in is not None:
+        with naming("channels"):
+            require_found_in(lens, *channels.found_in)
     blocks = lens.num_blocks - (channels.stream == "context")
     for block, chosen in (channels.chosen or {}).items():
         if block >= blocks:

@@ -135,7 +135,7 @@ def _read_channels(data: dict[str, Any], folder: Path, place: str) -> None:
     read = {
         "chosen": {block: list(channels) for block, channels in found.blocks.items() if channels},
         "stream": found.stream,
-        "fingerprint": found.provenance.get("fingerprint"),
+        "found_in": [found.model, str(found.provenance.get("fingerprint"))],
     }
     twice = sorted(read.keys() & inside.keys())
     if twice:
@@ -239,7 +239,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         value = str(named_path(value, asked_by=f"--set {key.strip()}").absolute())
     if parts[0] == "channels" and parts[-1] in SELECTIONS and isinstance(data.get("channels"), dict):
         # They exclude each other, so choosing one takes back what the file chose.
-        ways = (*SELECTIONS, "fingerprint")
+        ways = (*SELECTIONS, "found_in")
         data["channels"] = {key: kept for key, kept in data["channels"].items() if key not in ways}
     place: Any = data
     for depth, part in enumerate(parts[:-1]):

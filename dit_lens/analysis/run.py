@@ -106,9 +106,7 @@ def write_report(run_dir: str | Path, *, say: Say | None = None) -> Path:
     asked |= {"gallery"} if "arm" in kinds else set()
     asked |= {"verdict_rule"} if folder.results_path.exists() else set()
     chosen = [build for build in SECTIONS if build.__name__ in asked]
-    return build_report(
-        folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question), say=say
-    )
+    return build_report(folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question), say=say)
 
 
 def _spec_of_one(folder: RunFolder, question: str) -> str:

@@ -120,9 +120,9 @@ class ChannelsSpec(_Spec):
     chosen: dict[Index, tuple[Index, ...]] | None = None
     """Channels of one's own, such as `{4: [0, 34], 5: [0]}`: block → channels. Blocks left out have none."""
     file: Text | None = None
-    """A channel set that `dit-lens discover --out` wrote; it brings its channels, stream and fingerprint."""
-    fingerprint: Text | None = None
-    """Of the model that `chosen` were found on; another model is refused. Absent, any model is taken."""
+    """A channel set that `dit-lens discover --out` wrote; it brings its channels, stream and model."""
+    found_in: tuple[Text, Text] | None = None
+    """Name and fingerprint of the model that `chosen` were found in; another is refused."""
     statistic: Statistic = "abs_mean"
     """What is ranked: |mean over tokens|, mean of |x|, largest |x|, or the 99.9th percentile of |x|."""
     stream: Stream = "image"

@@ -97,11 +97,7 @@ class ChannelSet(BaseModel):
 
         The same weights may go by another name, and the same name may be open in another dtype.
         """
-        if self.model != lens.name and self.provenance.get("fingerprint") != lens.fingerprint:
-            raise BadInput(
-                f"The channel set was found in {self.model!r}, and this model is {lens.name!r}. Channel "
-                "numbers mean nothing in another model: discover them here."
-            )
+        require_found_in(lens, self.model, self.provenance.get("fingerprint"))
 
     @property
     def is_empty(self) -> bool:
@@ -209,6 +205,18 @@ class ChannelSet(BaseModel):
         return "\n".join([head, *lines])
 
     __str__ = __repr__
+
+
+def require_found_in(lens: DiTLens, model: str | None, fingerprint: object) -> None:
+    """Raise `BadInput` if channels found in a model of this name and fingerprint are foreign here."""
+    # A pipeline that was handed over as an object is named after its class: that says nothing.
+    named_alike = model == lens.name != type(lens.pipeline).__name__
+    if not named_alike and fingerprint != lens.fingerprint:
+        raise BadInput(
+            f"The channel set was found in {model!r} (fingerprint {str(fingerprint)[:12]}), and this model "
+            f"is {lens.name!r} ({lens.fingerprint[:12]}). Channel numbers mean nothing in another model: "
+            "discover them here."
+        )
 
 
 def _faults(error: ValidationError) -> str:

@@ -18,6 +18,7 @@ from dit_lens.methods.channel_labels import RANKED, STATISTICS
 from dit_lens.methods.channel_sets import (
     ChannelSet,
     at_least_ratio,
+    by_hand,
     largest_ratio,
     massive_2402_17762,
     require_k,
@@ -188,11 +189,9 @@ class ChannelStatistics:
         elif chosen is not None:
             selection = {"chosen": "by hand", **at}
             values = self.profile(statistic, **where)
-            by_block = self._by_hand(chosen, stream)
-            picked = {
-                b: tuple(c for c in strongest(_row(values, b), self.num_channels) if c in by_block.get(b, ()))
-                for b in there
-            }
+            by_block = by_hand(chosen, self.blocks(stream), self.num_channels)
+            ranked = {b: strongest(_row(values, b), self.num_channels) for b in there}
+            picked = {b: tuple(c for c in ranked[b] if c in by_block.get(b, ())) for b in there}
         elif ratio is not None:
             threshold = _positive("ratio", ratio)
             selection = {"ratio": threshold, **at}
@@ -304,25 +303,6 @@ class ChannelStatistics:
     def _steps(self, spec: Any) -> tuple[int, ...]:
         return select_steps(spec, self.data.sizes["step"], [float(s) for s in self.data["sigma"].values])
 
-    def _by_hand(self, chosen: Mapping[int, Sequence[int]], stream: str) -> dict[int, set[int]]:
-        """Channels of the caller's own, each of which has to exist in these statistics."""
-        if not isinstance(chosen, Mapping) or not any(map(len, chosen.values())):
-            raise BadInput(f"chosen={chosen!r} names no channel; write for example {{4: [0, 34]}}.")
-        there = self.blocks(stream)
-        for block, channels in chosen.items():
-            if block not in there:
-                raise BadInput(
-                    f"chosen names block {block!r}; the {stream} stream was measured after blocks "
-                    f"{there[0]} to {there[-1]}."
-                )
-            wrong = [c for c in channels if isinstance(c, bool) or c not in range(self.num_channels)]
-            if wrong:
-                raise BadInput(
-                    f"chosen names channel {wrong[0]!r} in block {block}; there are 0 to "
-                    f"{self.num_channels - 1}."
-                )
-        return {int(block): {int(channel) for channel in channels} for block, channels in chosen.items()}
-
     def _chosen_blocks(self, stream: str, spec: Any) -> tuple[int, ...]:
         there = self.blocks(stream)
         if isinstance(spec, str) and spec in ("all", "*"):
@@ -364,10 +344,6 @@ def discover(
 
     Memory is that of the statistics, whatever the number of prompts (save 2 bytes per logged channel index,
     see `SampleEffects`). Each step runs once for each batch, up to the last block and no further. What is
-    from dit_lens.model.lens import DiTLens
-
-    if not isinstance(lens, DiTLens):
-        raise BadInput(f"discover takes a lens, then prompts and seeds; got {type(lens).__name__} first.")
     measured, |mean over image tokens| above all, is that of arXiv 2605.13974.
 
     Args:
@@ -388,6 +364,10 @@ def discover(
     >>> stats.select(top_k=2).blocks[3]
     (60, 34)
     """
+    from dit_lens.model.lens import DiTLens
+
+    if not isinstance(lens, DiTLens):
+        raise BadInput(f"discover takes a lens, then prompts and seeds; got {type(lens).__name__} first.")
     captions = captions_of(prompts)
     noise = distinct_seeds(seeds)
     require_k(top_k, lens.num_channels)

@@ -82,7 +82,7 @@ def test_a_file_and_channels_by_hand_are_edited(
     assert {b: set(channels) for b, channels in (spec.channels.chosen or {}).items()} == {
         b: set(channels) for b, channels in wanted.items()
     }
-    assert (spec.channels.fingerprint is None) is (way == "by hand")
+    assert (spec.channels.found_in is None) is (way == "by hand")
     assert spec.channels.top_k is None
     if way in ("key", "by hand"):
         folder = RunFolder.read(run_analysis(spec, tmp_path / "r", lens=tiny_sd3_lens, progress=False))
@@ -94,7 +94,7 @@ def test_a_file_and_channels_by_hand_are_edited(
 
 def test_channels_of_another_model_are_refused(own: Path, tiny_sd35_lens: dit_lens.DiTLens) -> None:
     spec = read_spec({**SPEC, "channels": str(own)})
-    with pytest.raises(BadInput, match="found on a model with the fingerprint"):
+    with pytest.raises(BadInput, match="channels: The channel set was found in"):
         plan_analysis(spec, lens=tiny_sd35_lens)
 
 
