@@ -64,7 +64,7 @@ def life(table: pd.DataFrame) -> str:
     leader = int(table.loc[table["ratio"].idxmax(), "channel"])
     depth = table[table["channel"] == leader].groupby("block")["ratio"].mean()
     above = depth[depth >= STRONG]
-    peak = f"is largest in block {int(depth.idxmax())} ({times(depth.max())}, mean over steps)"
+    peak = f"is largest in block {int(depth.idxmax())} ({times(depth.max())}, mean of the steps' ratios)"
     if above.empty:
         return f"Channel {leader} stays below {times(STRONG)} the median in every block; it {peak}."
     last = depth.index[-1]
