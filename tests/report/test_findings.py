@@ -53,8 +53,8 @@ def test_ratio_map(last: float, word: str) -> None:
 def test_life() -> None:
     table = pd.DataFrame({"block": [0, 1, 2], "channel": 7, "ratio": [1.0, 9.0, 2.0]})
     assert plain(findings.life(table)) == (
-        "Channel 7 first reaches 5 × the median in block 1, is largest in block 1 (9 ×, mean of the steps' ratios), "
-        "and falls to 2 × in the last block (2)."
+        "Channel 7 first reaches 5 × the median in block 1, is largest in block 1 (9 ×, mean of the steps' "
+        "ratios), and falls to 2 × in the last block (2)."
     )
     assert "stays below 5 × the median" in plain(findings.life(table.assign(ratio=[1.0, 2.0, 1.5])))
 
