@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.graph.borrowing import RULE, borrowed_by, path_of, require_one_kind
 from dit_lens.graph.conflicts import refuse_ambiguous_patches, refuse_cycles
 from dit_lens.graph.interventions import Intervention
 from dit_lens.graph.site import Site
@@ -24,7 +25,8 @@ class CheckedTrajectory:
     """A trajectory; `finishes` says whether it is denoised to the end, or stops after its last read.
 
     `follows` is the trajectory whose latents it takes, which follows none itself, and `path` the name of the
-    given latents that it takes; both are None where it has its own.
+    latents that it goes along: given ones, or those of a run with `own_steps`, matched by `rule`. All three
+    are None where it has its own latents.
     """
 
     id: str
@@ -33,6 +35,8 @@ class CheckedTrajectory:
     finishes: bool
     follows: int | None = None
     path: str | None = None
+    own_steps: int | None = None
+    rule: str = RULE
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,19 @@ class CheckedGraph:
     @property
     def path_names(self) -> tuple[str, ...]:
         """Names of the given latents that a run needs."""
-        return tuple(dict.fromkeys(each.path for each in self.trajectories if each.path is not None))
+        given = (each for each in self.trajectories if each.path is not None and each.own_steps is None)
+        return tuple(dict.fromkeys(each.path for each in given if each.path is not None))
+
+    @property
+    def own_runs(self) -> tuple[tuple[str, int, int], ...]:
+        """(prompt, seed, steps) of every run that goes before, for trajectories with steps of their own."""
+        return tuple(
+            dict.fromkeys(
+                (each.prompt, each.seed, each.own_steps)
+                for each in self.trajectories
+                if each.own_steps is not None
+            )
+        )
 
 
 def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
@@ -121,9 +137,10 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
     used = {read.of for read in reads} | {edit.source for edit in declared}
     followed = {facts.positions[each.follows] for each in spec.trajectories if each.follows is not None}
     for i, each in enumerate(trajectories):
-        borrowed = spec.trajectories[i].follows or spec.trajectories[i].path
+        declared_one = spec.trajectories[i]
+        borrowed = borrowed_by(declared_one)
         if borrowed and i not in (used if each.path is None else used | followed):
-            field = "path" if spec.trajectories[i].path else "follows"
+            field = next(name for name in ("follows", "path", "steps") if getattr(declared_one, name))
             raise BadInput(
                 f"trajectories.{i}.{field}: {each.id!r} takes the latents of {borrowed!r}, and nothing draws "
                 "on it or reads it: it would do nothing. Patch from it, read it, or leave it out."
@@ -170,24 +187,15 @@ class _Facts:
     def trajectory(self, index: int, only_reads: bool) -> CheckedTrajectory:
         """A trajectory, and whose latents it takes in the end."""
         each, place = self.spec.trajectories[index], f"trajectories.{index}"
-        borrowed = each.follows or each.path
-        if borrowed is not None and each.until == "end":
-            raise BadInput(
-                f"{place}.until: {each.id!r} takes the latents of {borrowed!r} and has no end of its own. "
-                "Leave out until."
-            )
-        if each.follows is not None and each.path is not None:
-            raise BadInput(
-                f"{place}.path: {each.id!r} takes the latents of {each.follows!r} and those given as "
-                f"{each.path!r}. It can have one kind: leave out follows or path."
-            )
+        require_one_kind(each, place)
         root = self._followed(index)
         # Who follows given latents takes them itself.
-        path = each.path if root is None else self.spec.trajectories[root].path
-        finishes = borrowed is None and (each.until == "end" or (each.until == "auto" and not only_reads))
-        return CheckedTrajectory(
-            each.id, each.prompt, each.seed, finishes, None if path is not None else root, path
-        )
+        path = path_of(each if root is None else self.spec.trajectories[root])
+        own = borrowed_by(each) is None
+        finishes = own and (each.until == "end" or (each.until == "auto" and not only_reads))
+        follows = None if path is not None else root
+        rule = each.match or RULE
+        return CheckedTrajectory(each.id, each.prompt, each.seed, finishes, follows, path, each.steps, rule)
 
     def _followed(self, index: int) -> int | None:
         """The trajectory at the end of the chain of `follows`, if there is one."""
@@ -213,9 +221,9 @@ class _Facts:
                 f"{place}.source: trajectory {each.into!r} is patched into itself, which changes nothing. "
                 "Name another trajectory as its source."
             )
-        if (path := self.spec.trajectories[into].path) is not None:
+        if (path := path_of(self.spec.trajectories[into])) is not None:
             raise BadInput(
-                f"{place}.into: {each.into!r} goes along the latents given as {path!r} and is only drawn on "
+                f"{place}.into: {each.into!r} goes along the latents {path!r} and is only drawn on "
                 "and read. To edit what the model makes of them, add a trajectory that follows it."
             )
         op: Intervention = each.op

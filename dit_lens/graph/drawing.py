@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dit_lens.graph.borrowing import RULE
 from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
 from dit_lens.inline_html import Markup, shortened
 
@@ -29,7 +30,7 @@ class Line:
 def draw(spec: GraphSpec) -> str:
     """One paragraph per trajectory: its prompt and seed, then edits, patches and reads as declared.
 
-    ● has latents of its own, ○ takes those of another, ◇ those of a given path.
+    ● has latents of its own, ○ takes those of another, ◇ those of a given path or of a run of other steps.
     """
     lines = [
         f"{line.mark} {line.text}" if line.mark else f"{'└' if line.last else '├'}─ {line.text}"
@@ -92,6 +93,9 @@ def _lines(spec: GraphSpec) -> list[Line]:
             mark, latents = "○", f", at the latents of {each.follows}"
         elif each.path:
             mark, latents = "◇", f", at the latents given as {each.path!r}"
+        elif each.steps:
+            mark, rule = "◇", each.match or RULE
+            latents = f", in {each.steps} steps of its own, matched by sigma ({rule})"
         about = f"{each.id}   {each.prompt!r}, seed {each.seed}{latents}"
         lines.append(Line(about, mark, each.id, each.follows or ""))
         here = [(_edit(edit, spec), edit.source or "") for edit in spec.edits if edit.into == each.id]

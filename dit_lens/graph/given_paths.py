@@ -24,7 +24,7 @@ def fitting_paths(graph: CheckedGraph, paths: Mapping[str, GivenPath] | None) ->
                 f"{', '.join(wanted) or 'none'}.{did_you_mean(str(name), wanted)}"
             )
     for i, each in enumerate(graph.trajectories):
-        if each.path is not None and each.path not in given:
+        if each.path in wanted and each.path not in given:
             raise BadInput(
                 f"trajectories.{i}.path: {each.id!r} goes along {each.path!r}, which was not given; given: "
                 f"{', '.join(given) or 'none'}. Pass paths={{{each.path!r}: …}}: a GivenPath, as noised_path "

@@ -74,6 +74,8 @@ class InterventionGraph:
         until: str = "auto",
         follows: TrajectoryRef | str | None = None,
         path: str | None = None,
+        steps: int | None = None,
+        match: str | None = None,
     ) -> TrajectoryRef:
         """Add a denoising run from a prompt and a seed; trajectories that share both share their noise.
 
@@ -86,6 +88,10 @@ class InterventionGraph:
         conditioned on `prompt` (not the given path's own). It can be patched from, read and followed, not
         edited, and has no image. The graph's hash knows the name alone: a name with a part of the path's
         digest in it keeps results of different pictures apart.
+
+        With `steps`, a donor of another number of steps than the graph's: it is denoised first, and at each
+        of the graph's steps has its latents of about the same noise: those of the "nearest" noise level, or
+        with `match="linear"` the point between the two around it. It too is only drawn on, read and followed.
 
         `id` names it in results; one is made up unless given. `until` says how far it runs: "end",
         "last_read", or "auto", which stops a trajectory after its last read if that is all that anything
@@ -109,6 +115,8 @@ class InterventionGraph:
             until=until,
             follows=None if follows is None else self._known(follows, f"{place}.follows"),
             path=path,
+            steps=steps,
+            match=match,
         )
         self._ids.add(name)
         self._add(self._trajectories, made)

@@ -146,9 +146,15 @@ class Plan:
             "block_passes_by_kind": dict(self.passes_by_kind),
             "block_passes_without_reuse": self.passes_without_reuse,
             "arms_per_forward": self.arms_per_forward,
+            "own_runs": [{"prompt": p, "seed": s, "steps": n} for p, s, n in self.graph.own_runs],
             "held_bytes": self.held_bytes,
             "read_bytes": self.read_bytes,
         }
+
+    @property
+    def own_steps(self) -> int:
+        """Denoising steps, of one row each, that go before: of trajectories with steps of their own."""
+        return sum(steps for _, _, steps in self.graph.own_runs)
 
     @property
     def extent(self) -> str:
@@ -172,11 +178,14 @@ class Plan:
         kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
         held, kept = readable_bytes(self.held_bytes), readable_bytes(self.read_bytes)
+        own = len(self.graph.own_runs)
+        before = f"  before        {own} with steps of its own, {self.own_steps} forwards"
         return "\n".join(
             [
                 f"graph {self.graph.hash}: {self.extent}",
                 f"  forwards      {self.forwards}, of at most {self.arms_per_forward} arms",
                 f"  block passes  {self.block_passes} ({kinds}), {share:.2f} of those without reuse",
+                *([before] if self.own_steps else []),
                 f"  memory        {held} held for reuse, {kept} read",
             ]
         )

@@ -77,6 +77,13 @@ class TrajectorySpec(_Spec):
     path: Text | None = None
     """Name of given latents, such as a picture's at every noise level, that this one takes before every step;
     `run(…, paths={name: GivenPath})` hands them over. Like a shadow, it is only drawn on and read."""
+    steps: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Denoising steps of its own, where they differ from the graph's: it is denoised first, unedited, and at
+    each of the graph's steps has its latents of about the same noise. Like a shadow, it is only drawn on and
+    read."""
+    match: Literal["nearest", "linear"] | None = None
+    """How those latents are found: at the `nearest` noise level of its own run (default), or on the `linear`
+    way between the two around it."""
 
 
 class ChannelSetSpec(_Spec):

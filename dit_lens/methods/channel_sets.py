@@ -96,6 +96,8 @@ class ChannelSet(BaseModel):
         """Raise `BadInput` if these are channels of another model than that of `lens`.
 
         The same weights may go by another name, and the same name may be open in another dtype.
+
+        >>> massive.require_found_in(lens)
         """
         require_found_in(lens, self.model, self.provenance.get("fingerprint"))
 

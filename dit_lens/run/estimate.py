@@ -29,7 +29,7 @@ def seconds(lens: DiTLens, plan: Plan) -> float:
     """
     forwards = [(unit, forward) for unit in plan.units for at_step in unit.steps for forward in at_step]
     if not forwards:
-        return 0.0
+        return 0.0  # then nothing is drawn on either
     most = max(len(forward.rows) for _, forward in forwards)
     prompt, seed = plan.units[0].groups[0]
     one = step_seconds(lens, prompt, seed, plan.graph.sampling, 1)
@@ -41,7 +41,7 @@ def seconds(lens: DiTLens, plan: Plan) -> float:
         # Rows join behind the blocks that they leave out: the first of them runs through most blocks.
         blocks = blocks_run(plan.graph, unit, forward)
         steps += max(blocks) * (one - slope) + sum(blocks) * slope
-    return steps / plan.graph.num_blocks
+    return steps / plan.graph.num_blocks + plan.own_steps * one
 
 
 def step_seconds(lens: DiTLens, prompt: str, seed: int, sampling: Sampling, rows: int) -> float:

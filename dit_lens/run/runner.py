@@ -23,6 +23,7 @@ from dit_lens.model.progress import ProgressBar
 from dit_lens.model.sampling import denoise
 from dit_lens.run.executor import Limits, UnitRun
 from dit_lens.run.material import Materials, MaterialSource
+from dit_lens.run.own_runs import own_paths
 from dit_lens.run.result import Proof, Result, TrajectoryResult
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def run(
         images: whether finished trajectories are decoded, each on its own.
         keep: "all" latents, or the "final" ones.
         material: gives what `Mean("dataset")` and `Clamp` need, measured; see `MaterialRequest`.
-        paths: given latents by the names that the graph's trajectories call them; no more and no fewer.
+        paths: given latents by the names that the graph's trajectories call them; no more and no fewer. Those
+            of trajectories with steps of their own are made here.
         on_trajectory: gets each trajectory as soon as it is done.
         on_forward: gets the number of block passes of each forward as soon as it is done; together they are
             those of the plan. For a progress bar over several runs.
@@ -219,7 +221,7 @@ def run(
         plan = graph
     else:
         plan = make_plan(graph.check(lens), arms_per_forward=arms_per_forward, sham=sham)
-    given = fitting_paths(plan.graph, paths)
+    given = {**fitting_paths(plan.graph, paths), **own_paths(lens, plan.graph, progress)}
     materials = Materials(plan, material)
     limits = Limits(plan.arms_per_forward)
     edits = reads = forwards = 0
