@@ -364,9 +364,7 @@ def discover(
     >>> stats.select(top_k=2).blocks[3]
     (60, 34)
     """
-    from dit_lens.model.lens import DiTLens
-
-    if not isinstance(lens, DiTLens):
+    if not hasattr(lens, "num_channels"):
         raise BadInput(f"discover takes a lens, then prompts and seeds; got {type(lens).__name__} first.")
     captions = captions_of(prompts)
     noise = distinct_seeds(seeds)

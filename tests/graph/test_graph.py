@@ -159,7 +159,7 @@ FAULTS = {
     "[1, 2]": ["a graph is a mapping"],
     "{": ["no YAML"],
     "edits: !!python/object/apply:os.system [ls]": ["graph: a graph is plain data", "tags that make Python"],
-    "trajectories: [{id: a, prompt: x, seed: 0, steps: 8}]": [
+    "trajectories: [{id: a, prompt: x, seed: 0, sigma: 8}]": [
         "trajectories.0.steps",
         "same steps and size",
         "under the graph's sampling",
