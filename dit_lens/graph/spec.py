@@ -262,7 +262,7 @@ def free_name(kind: str, name: str | None, taken: Container[str], place: str) ->
     return name
 
 
-_SHARED = ("sampling", "steps", "guidance_scale", "height", "width", "max_sequence_length", "negative_prompt")
+_SHARED = ("sampling", "guidance_scale", "height", "width", "max_sequence_length", "negative_prompt")
 
 # What pydantic calls things that are written in YAML.
 _WORDS = (
@@ -290,7 +290,7 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
             hint = did_you_mean(str(each["loc"][-1]), known)
             if each["loc"][0] == "trajectories" and each["loc"][-1] in _SHARED:
                 hint = (
-                    " All trajectories of a graph have the same steps and size, so that activations can be "
+                    " All trajectories of a graph have the same size and guidance, so that activations can be "
                     "carried between them: write it under the graph's sampling."
                 )
             yield f"{place}: {at}: there is no such key. Known: {', '.join(known)}.{hint}"

@@ -159,9 +159,9 @@ FAULTS = {
     "[1, 2]": ["a graph is a mapping"],
     "{": ["no YAML"],
     "edits: !!python/object/apply:os.system [ls]": ["graph: a graph is plain data", "tags that make Python"],
-    "trajectories: [{id: a, prompt: x, seed: 0, sigma: 8}]": [
-        "trajectories.0.steps",
-        "same steps and size",
+    "trajectories: [{id: a, prompt: x, seed: 0, guidance_scale: 8}]": [
+        "trajectories.0.guidance_scale",
+        "same size and guidance",
         "under the graph's sampling",
     ],
     "trajectories: [{id: a, prompt: x, seed: 0}, {id: b, prompt: y, seed: 0, height: 64}]": [
