@@ -290,8 +290,8 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
             hint = did_you_mean(str(each["loc"][-1]), known)
             if each["loc"][0] == "trajectories" and each["loc"][-1] in _SHARED:
                 hint = (
-                    " All trajectories of a graph have the same size and guidance, so that activations can be "
-                    "carried between them: write it under the graph's sampling."
+                    " All trajectories of a graph have the same size and guidance, so that activations can "
+                    "be carried between them: write it under the graph's sampling."
                 )
             yield f"{place}: {at}: there is no such key. Known: {', '.join(known)}.{hint}"
         elif each["type"] == "missing":
