@@ -63,5 +63,9 @@ def test_contents_lead_to_sections_and_dark_mode_follows_the_button(open_page, c
     before = seen.page.evaluate(paper)
     seen.page.click("#theme")
     seen.wait_until_drawn()
-    assert seen.page.evaluate(paper) != before
+    chosen = seen.page.evaluate(paper)
+    assert chosen != before
+    seen.page.reload()
+    seen.wait_until_drawn()
+    assert seen.page.evaluate(paper) == chosen, "the choice is remembered"
     assert seen.console == []

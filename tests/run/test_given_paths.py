@@ -259,7 +259,7 @@ def followed(path):
     [
         (lambda: edited(patched()), ["edits.1.into: 'photo of' goes along the latents", "that follows it"]),
         (unused, ["trajectories.0.path: 'photo of' takes the latents of 'photo', and nothing draws on it"]),
-        (lambda: followed("photo"), ["trajectories.1.path: ", "leave out follows or path"]),
+        (lambda: followed("photo"), ["trajectories.1.path: ", "Leave out follows or path"]),
         (lambda: patched(until="end"), ["trajectories.0.until: 'photo of' takes the latents of 'photo'"]),
         (lambda: patched(path=""), ["trajectories.0", "path", "at least 1 character"]),
         (lambda: patched(path=3), ["trajectories.0", "path", "valid string"]),
