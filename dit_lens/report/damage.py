@@ -1,4 +1,4 @@
-"""What is lost of a finished run: tables that its analysis asked for and that are gone, or cannot be read."""
+"""What is lost of a finished run: tables and verdicts that are gone, or cannot be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from dit_lens.errors import BadInput, as_sentence
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
 from dit_lens.report.section import AbsentTable, RunView, UnreadableTable
+from dit_lens.run.records import RESULTS
 
 _ALWAYS = {builder.__name__ for builder in CHANNEL_SECTIONS} - {"token_maps"}
 """Questions whose table discovery writes whatever it finds."""
@@ -29,6 +30,17 @@ def damage_words(run: RunView, question: str, lost: str) -> str:
         f"{lost} Remove the file if there is one; `dit-lens run spec.yaml --out .` in the run folder then "
         f"writes the table again, and computes only what the folder does not keep.{left}"
     )
+
+
+def lost_verdicts(run: RunView) -> str:
+    """Return what became of the verdicts that a finished run wrote; empty where they are there."""
+    if run.results_fault:
+        return as_sentence(run.results_fault.removeprefix(f"{run.folder.path}{os.sep}"))
+    judged = set(run.asked) - _ALWAYS - {"token_maps"}
+    finished = run.record.status == "finished" and not run.has_no_channels
+    if not judged or not finished or run.folder.results_path.exists():
+        return ""
+    return f"{RESULTS} is missing, although the analysis asked for verdicts and the run was finished."
 
 
 def _was_written(run: RunView, question: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dit_lens.errors import BadInput
 from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
-from dit_lens.report.damage import damage, damage_words
+from dit_lens.report.damage import damage, damage_words, lost_verdicts
 from dit_lens.report.document import Figure, page
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, MAP_SECTIONS, sham_words, verdict_rule
 from dit_lens.report.section import RunView, Section, SectionBuilder
@@ -51,8 +51,9 @@ def build_report(
 
     A section whose table is absent or empty stays, and says why. `spec_of` gives the spec that repeats one
     question; without it, sections name the spec of the whole run. `say` is called with each table that the
-    spec asked for and that is lost or cannot be read; without it, they are Python warnings. Raises `BadInput`
-    when `run_dir` is no run folder or its record is damaged, `RunFailure` when the page cannot be written.
+    spec asked for, and with the verdicts, if they are lost or cannot be read; without it, these are Python
+    warnings. Raises `BadInput` when `run_dir` is no run folder or its record is damaged, `RunFailure` when
+    the page cannot be written.
 
     Example: `build_report("reports/massive_activations")`
     """
@@ -73,7 +74,8 @@ def render(
     names = [section.id for section in made]
     if len(set(names)) != len(names):
         raise BadInput(f"Two sections share an id: {', '.join(sorted(names))}.")
-    for lost in dict.fromkeys(section.damage for section in made if section.damage):
+    damages = [*(section.damage for section in made), lost_verdicts(run)]
+    for lost in dict.fromkeys(each for each in damages if each):
         (say or _warn)(f"{run.folder.path}: {lost}")
     return page(
         "report.html.j2",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dit_lens.report.damage import lost_verdicts
 from dit_lens.report.section import RunView, Section, Tile
 from dit_lens.report.text import count, number
 
@@ -82,7 +83,7 @@ def summarise(run: RunView, sections: Sequence[Section]) -> Summary:
         others=sum(map(len, judged.values())) - len(leading),
         findings=findings,
         without=without,
-        fault=run.results_fault,
+        fault=lost_verdicts(run),
     )
 
 

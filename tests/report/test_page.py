@@ -275,6 +275,19 @@ def test_a_lost_table_is_said_to_be_lost_and_keeps_its_verdicts(run_dir, html, t
     assert [str(each.message) for each in warned] == lost
 
 
+@pytest.mark.parametrize(("left", "says"), [(None, "is missing, although"), ("{", "is not JSON")])
+def test_lost_verdicts_are_said_to_be_lost(run_dir, tmp_path, left, says) -> None:
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    (path / "spec.yaml").write_text("sections: [spectrum, disruption]\n", encoding="utf-8")
+    (path / "results.json").unlink()
+    if left is not None:
+        (path / "results.json").write_text(left, encoding="utf-8")
+    lost: list[str] = []
+    page = Page(build_report(path, say=lost.append).read_text(encoding="utf-8"))
+    assert len(lost) == 1 and f"results.json {says}" in lost[0]
+    assert "No verdicts." in page.text and f"results.json {says}" in page.text
+
+
 def test_what_no_channel_was_found_for_is_not_lost(make_run, tables) -> None:
     folder = make_run({"spectrum": tables["spectrum"]})
     (folder / "spec.yaml").write_text("sections: [spectrum, disruption]\n", encoding="utf-8")
