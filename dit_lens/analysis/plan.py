@@ -9,6 +9,7 @@ from dit_lens.analysis.effects import EffectStudies, Study, naming, split
 from dit_lens.analysis.memory import statistics_bytes
 from dit_lens.analysis.stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
+from dit_lens.methods.channel_sets import by_hand, require_found_in
 from dit_lens.methods.paired_effects import counted
 from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import parse_blocks, select_steps
@@ -178,8 +179,6 @@ def _effects(
 
 
 def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> None:
-    from dit_lens.methods.channel_sets import require_found_in
-
     channels, sampling = spec.channels, start.sampling
     k = channels.selection.get("top_k", 1)
     if k > lens.num_channels:
@@ -190,19 +189,9 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
     if channels.found_in is not None:
         with naming("channels"):
             require_found_in(lens, *channels.found_in)
-    blocks = lens.num_blocks - (channels.stream == "context")
-    for block, chosen in (channels.chosen or {}).items():
-        if block >= blocks:
-            raise BadInput(
-                f"channels.chosen: there is no block {block} in the {channels.stream} stream; "
-                f"{lens.name} has 0 to {blocks - 1}."
-            )
-        wrong = next((channel for channel in chosen if channel >= lens.num_channels), None)
-        if wrong is not None:
-            raise BadInput(
-                f"channels.chosen.{block}: there is no channel {wrong}; {lens.name} has 0 to "
-                f"{lens.num_channels - 1}."
-            )
+    if channels.chosen is not None:
+        blocks = range(lens.num_blocks - (channels.stream == "context"))
+        by_hand(channels.chosen, blocks, lens.num_channels, place="channels.chosen")
     there = (*sampling.branches, "both")
     if channels.branch not in there:
         raise BadInput(

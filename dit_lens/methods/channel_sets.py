@@ -295,24 +295,28 @@ def largest_ratio(blocks: Mapping[int, tuple[Values, Values]]) -> dict[str, Json
     return dict(zip(("ratio", "value", "block", "channel"), max(finite), strict=True)) if finite else None
 
 
-def by_hand(chosen: Mapping[int, Sequence[int]], blocks: Sequence[int], channels: int) -> dict[int, set[int]]:
-    """Channels of the caller's own, block → channels; `BadInput` for what is not among these.
+def by_hand(
+    chosen: Mapping[int, Sequence[int]], blocks: Sequence[int], channels: int, place: str = "chosen"
+) -> dict[int, set[int]]:
+    """Channels of the caller's own, block → channels, each of which a model of this size has.
+
+    Raises `BadInput` that begins with `place` for any other block or channel, and where none is named.
 
     >>> by_hand({4: [0, 34]}, blocks=range(8), channels=128)
     {4: {0, 34}}
     """
     if not isinstance(chosen, Mapping) or not any(map(len, chosen.values())):
-        raise BadInput(f"chosen={chosen!r} names no channel; write for example {{4: [0, 34]}}.")
+        raise BadInput(f"{place}: {chosen!r} names no channel; write for example {{4: [0, 34]}}.")
     for block, asked in chosen.items():
         if block not in blocks:
             raise BadInput(
-                f"chosen names block {block!r}; this stream was measured after blocks {blocks[0]} to "
-                f"{blocks[-1]}."
+                f"{place}: there is no block {block!r} in this stream; there are {blocks[0]} to {blocks[-1]}."
             )
         wrong = [channel for channel in asked if isinstance(channel, bool) or channel not in range(channels)]
         if wrong:
             raise BadInput(
-                f"chosen names channel {wrong[0]!r} in block {block}; there are 0 to {channels - 1}."
+                f"{place}.{block}: there is no channel {wrong[0]!r} in block {block}; there are 0 to "
+                f"{channels - 1}."
             )
     return {int(block): {int(channel) for channel in asked} for block, asked in chosen.items()}
 

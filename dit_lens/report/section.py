@@ -207,7 +207,7 @@ class RunView:
             else f" It ended with an error: {self.record.failure}",
             "running": " It has not been finished.",
         }.get(self.record.status)
-        if ended is None and self.channels is not None and self.has_no_channels:
+        if ended is None and self.has_no_channels:
             ended = f" {self._why_none} so there was nothing to edit or to follow."
         elif ended is None and name in self.asked:
             ended = " None of the blocks that it looked at holds a massive channel."
