@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,11 @@ def render(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+    """Warn in the name of the first caller outside the package, however deep in it this was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "dit_lens":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def _shown(builder: SectionBuilder, run: RunView, spec_of: SpecOf | None) -> Iterator[_Shown]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -220,11 +221,13 @@ def test_what_does_not_fit_is_refused_before_anything_runs_or_is_written(
 
 
 def test_a_damaged_results_file_costs_the_verdicts_only(run: RunFolder, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run.path, copy)
     data = json.loads((copy / "results.json").read_text())
     (copy / "results.json").write_text(json.dumps({**data, "schema_version": 99}))
-    page = write_report(copy).read_text(encoding="utf-8")
+    with pytest.warns(UserWarning, match="schema_version 99") as warned:
+        page = write_report(copy).read_text(encoding="utf-8")
+    assert [warning.filename for warning in warned] == [__file__], (
+        "the warning names who asked for the report"
+    )
     assert "schema_version 99" in page

@@ -162,7 +162,9 @@ def test_a_run_without_verdicts_ends_its_sections_in_numbers(make_run) -> None:
 def test_damaged_or_newer_results_cost_the_verdicts_and_nothing_else(make_run, text, said) -> None:
     folder = make_run({"disruption": effect_tables()["disruption"]})
     (folder / RESULTS).write_text(text)
-    html = build_report(folder).read_text(encoding="utf-8")
+    with pytest.warns(UserWarning, match=said) as warned:
+        html = build_report(folder).read_text(encoding="utf-8")
+    assert [warning.filename for warning in warned] == [__file__]
     assert said in part(html, "summary")
     assert said in part(html, "verdict-rule")
     assert "Rows." in part(html, "disruption")
