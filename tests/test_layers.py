@@ -27,7 +27,7 @@ ALLOWED = {
     "graph": BELOW | {"zoo", "model"},
     "run": BELOW | {"zoo", "model", "graph"},
     "methods": BELOW | {"zoo", "model", "graph", "run"},
-    "report": BELOW | {"run.records", "methods.stats", "methods.answers"},
+    "report": BELOW | {"run.records", "run.run_record", "methods.stats", "methods.answers"},
     "analysis": BELOW | {"zoo", "model", "graph", "run", "methods", "report"},
     "cli": BELOW | {"zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }

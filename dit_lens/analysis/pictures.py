@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dit_lens.methods.arms import Arm
-    from dit_lens.run.records import ImageEntry, RunFolder
+    from dit_lens.run.records import RunFolder
+    from dit_lens.run.run_record import ImageEntry
 
 Keeper = TypeVar("Keeper", bound="Kept")
 

@@ -21,7 +21,8 @@ from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
-from dit_lens.run.records import INTERRUPTED, RunFolder, RunRecord
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import INTERRUPTED, RunRecord
 
 if TYPE_CHECKING:
     from dit_lens.methods.answers import Answer

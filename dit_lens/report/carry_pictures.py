@@ -19,7 +19,7 @@ from markupsafe import Markup
 from dit_lens.report.effect_words import family_name, family_place
 from dit_lens.report.section import RunView, picture
 from dit_lens.report.text import number, shorten
-from dit_lens.run.records import ImageEntry
+from dit_lens.run.run_record import ImageEntry
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -26,7 +26,7 @@ from dit_lens.report.effect_words import families_in_order, family_name, metric_
 from dit_lens.report.plots.carry import attribute_rows
 from dit_lens.report.section import RunView, Section, SectionBuilder, Tile, View
 from dit_lens.report.text import count, listing, number, percent
-from dit_lens.run.records import ImageEntry
+from dit_lens.run.run_record import ImageEntry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from dit_lens.report.effect_words import family_name, family_place
 from dit_lens.report.section import CELL, MissingTable, RunView, picture
 from dit_lens.report.text import script_json
-from dit_lens.run.records import ImageEntry
+from dit_lens.run.run_record import ImageEntry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,8 @@ from dit_lens.methods.answers import Answer, judge_all
 from dit_lens.methods.stats import Effect
 from dit_lens.report.section import RunView
 from dit_lens.report.text import count, listing
-from dit_lens.run.records import ImageEntry, RunFolder
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import ImageEntry
 
 Key = tuple[str, str]
 

@@ -23,7 +23,7 @@ from dit_lens.report.plots.compare import compare_channels, compare_effects
 from dit_lens.report.section import RunView, View, picture
 from dit_lens.report.summary import SIGNS
 from dit_lens.report.text import count, number, shorten
-from dit_lens.run.records import ImageEntry
+from dit_lens.run.run_record import ImageEntry
 
 MOST_BYTES = 4_000_000  # of pictures; the first prompt is always shown
 MOST_ARMS = 24  # edits of one prompt

@@ -12,7 +12,7 @@ from dit_lens.inline_html import data_uri
 from dit_lens.report.effect_words import family_place
 from dit_lens.report.section import MissingTable, RunView, Section, picture
 from dit_lens.report.text import count, shorten
-from dit_lens.run.records import ImageEntry
+from dit_lens.run.run_record import ImageEntry
 
 MOST_ARMS = 40  # images of one prompt and seed
 MOST_BYTES = 6_000_000  # of images in one report; the first group is always shown

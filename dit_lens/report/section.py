@@ -27,7 +27,8 @@ from markupsafe import Markup
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS, Answer, Results
 from dit_lens.report.text import count, listing, number
-from dit_lens.run.records import ImageEntry, RunFolder, RunRecord
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import ImageEntry, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd

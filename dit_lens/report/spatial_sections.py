@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
-    from dit_lens.run.records import ImageEntry
+    from dit_lens.run.run_record import ImageEntry
 
 MASK = "mask"  # the kind of an image that shows a mask
 OPEN = 2  # prompts whose masks are shown at once; the others unfold

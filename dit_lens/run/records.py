@@ -1,4 +1,4 @@
-"""What a run leaves on disk: the run folder, its record, and where everything in it came from.
+"""What a run leaves on disk: the run folder, and what may be written to and read from it.
 
 Nothing here needs torch, so a report can be rebuilt on any machine. Every file appears whole or not at all:
 it is written beside its place and then renamed over it. JSON, YAML, parquet and PNG only; reading executes
@@ -10,26 +10,22 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.run.provenance import GitState, command_line, git_state, now, package_versions
+from dit_lens.run.run_record import SCHEMA_VERSION, ImageEntry, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
-
-SCHEMA_VERSION = 1
 
 SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
 TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
@@ -43,93 +39,6 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------- record
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-INTERRUPTED = "interrupted"
-"""The reason in the record of a run that someone ended."""
-
-
-class RunRecord(_Frozen):
-    """What was run, on what, by which code, how long each stage took (seconds), and how it ended.
-
-    `RunRecord.start(...)` fills in everything that the process itself knows.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    title: str
-    question: str = ""
-    command: str
-    status: Literal["running", "finished", "failed"] = "running"
-    failure: str | None = None
-    started: datetime
-    finished: datetime | None = None
-    model: str
-    fingerprint: str
-    device: str
-    dtype: str
-    prompts: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    sampling: dict[str, JsonValue] = Field(default_factory=dict)
-    timings: dict[str, float] = Field(default_factory=dict)
-    packages: dict[str, str] = Field(default_factory=dict)
-    git: GitState | None = None
-    python: str = ""
-    platform: str = ""
-
-    @classmethod
-    def start(cls, *, name: str, title: str, model: str, fingerprint: str, **fields: Any) -> RunRecord:
-        """Return the record of a run that begins now, with this process's provenance.
-
-        >>> record = RunRecord.start(name="demo", title="Demo", model="shapes-sd3", fingerprint="00",
-        ...                          device="cpu", dtype="float32", seeds=(0,))
-        >>> record.status, record.finish({"discover": 1.5}).status
-        ('running', 'finished')
-        """
-        provenance: dict[str, Any] = {
-            "command": command_line(),
-            "started": now(),
-            "packages": package_versions(),
-            "git": git_state(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        }
-        return cls(name=name, title=title, model=model, fingerprint=fingerprint, **{**provenance, **fields})
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether someone ended the run, and no error did."""
-        return self.status == "failed" and self.failure == INTERRUPTED
-
-    def finish(self, timings: Mapping[str, float] | None = None) -> RunRecord:
-        """Return the record of the same run, ended well; `timings` are seconds by stage."""
-        return self._ended("finished", None, timings)
-
-    def fail(self, reason: str, timings: Mapping[str, float] | None = None) -> RunRecord:
-        """Return the record of the same run, ended by `reason`."""
-        return self._ended("failed", reason, timings)
-
-    def _ended(self, status: str, failure: str | None, timings: Mapping[str, float] | None) -> RunRecord:
-        merged = {**self.timings, **(timings or {})}
-        return self.model_copy(
-            update={"status": status, "failure": failure, "finished": now(), "timings": merged}
-        )
-
-
-class ImageEntry(_Frozen):
-    """One image of a run: its file name inside `images/`, and what it shows."""
-
-    file: str
-    prompt: str
-    seed: int
-    caption: str = ""
-    kind: str = "sample"
-
-
-# --------------------------------------------------------------------------------------------- the folder
 class RunFolder:
     """A run on disk. `RunFolder.create` opens one for writing, `RunFolder.read` a finished one.
 

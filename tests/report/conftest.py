@@ -15,7 +15,9 @@ from PIL import Image
 
 from dit_lens.methods.answers import RESULTS, Results
 from dit_lens.report import build_comparison, build_report
-from dit_lens.run.records import GitState, RunFolder, RunRecord
+from dit_lens.run.provenance import GitState
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import RunRecord
 from tests.report.browser import Visit, chromium, visits
 from tests.report.synthetic_carry import carry_tables, write_carried
 from tests.report.synthetic_cells import arms, write_cells

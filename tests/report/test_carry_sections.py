@@ -23,7 +23,8 @@ from dit_lens.report.carry_sections import CARRY_SECTIONS, detail_guidance, tran
 from dit_lens.report.carry_words import OTHER_WAYS
 from dit_lens.report.page import render
 from dit_lens.report.section import RunView
-from dit_lens.run.records import ImageEntry, RunFolder
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import ImageEntry
 from tests.report.conftest import HOSTILE
 from tests.report.synthetic_carry import (
     REACH,

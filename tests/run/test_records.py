@@ -19,7 +19,8 @@ from PIL import Image
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run.provenance import git_state, package_versions
-from dit_lens.run.records import RunFolder, RunRecord
+from dit_lens.run.records import RunFolder
+from dit_lens.run.run_record import RunRecord
 
 pytestmark = pytest.mark.pure
 
