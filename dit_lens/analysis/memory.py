@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.model.byte_counts import readable_bytes
+from dit_lens.model.quantities import readable_bytes
 
 if TYPE_CHECKING:
     from dit_lens.model.adapters import Adapter

@@ -11,8 +11,8 @@ from dit_lens.analysis.stages import Asked, StagePlan, stages
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import by_hand, require_found_in
 from dit_lens.methods.paired_effects import counted
-from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.model.quantities import readable_bytes, readable_time
 
 if TYPE_CHECKING:
     from dit_lens.analysis.spec import AnalysisSpec
@@ -67,6 +67,11 @@ class Plan:
         own = (self.forwards + self.sample_forwards) * each / 60
         edited = sum(plan.minutes(lens) for _, plan in self.effects)
         return own + edited + sum(plan.minutes(lens) for _, plan in self.stages)
+
+    def time_line(self, minutes: float, lens: DiTLens) -> str:
+        """The line that goes below the plan's others: how long it will take on this machine."""
+        took = readable_time(minutes * 60)
+        return f"  time        about {took} on {lens.device}, images and figures not counted"
 
     def as_data(self) -> dict[str, Any]:
         """The plan as plain data."""

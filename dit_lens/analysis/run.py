@@ -21,7 +21,8 @@ from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
-from dit_lens.run.records import RunFolder
+from dit_lens.model.quantities import readable_time
+from dit_lens.run.records import RECORD, RunFolder
 from dit_lens.run.run_record import INTERRUPTED, RunRecord
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def run_analysis(
     resume: bool = True,
     lens: DiTLens | None = None,
     progress: bool = True,
+    timing: bool = False,
     say: Say | None = None,
 ) -> Path:
     """Carry out a declared analysis and return its run folder, which holds `report.html`.
@@ -58,6 +60,8 @@ def run_analysis(
         resume: keep what an earlier run of the same spec finished in that folder; without, it is removed.
         lens: the model, where it is open already; else the spec's is loaded.
         progress: draw progress bars on stderr.
+        timing: have `say` told how long all of it will take, from a few denoising steps; only where runs are
+            edited or followed, and not where an earlier run goes on.
         say: called with each line for the user: the plan first, then what is done.
 
     Raises:
@@ -78,6 +82,9 @@ def run_analysis(
     folder = RunFolder.create(out or REPORTS / spec.name, spec_text(spec), resume=resume)
     with folder.held():
         say(str(plan))
+        begins = not (folder.path / RECORD).exists()
+        if timing and begins and (plan.effects or plan.stages):
+            say(plan.time_line(plan.minutes(lens), lens))
         _Run(plan, lens, folder, progress, say, resume).all_stages()
     return folder.path
 
@@ -225,6 +232,9 @@ class _Run:
         yield
         self.timings[stage] = round(time.monotonic() - started, 3)
 
+    def _took(self, stage: str) -> str:
+        return readable_time(self.timings[stage])
+
     # -- stages
     def _statistics(self) -> ChannelStatistics:
         from dit_lens.methods.channels import ChannelStatistics, discover
@@ -244,7 +254,7 @@ class _Run:
                 progress=self.progress,
             )
             stats.save(place)
-        self.say(f"Discovery: {self.plan.samples} samples in {self.timings['discovery']:.0f} s.")
+        self.say(f"Discovery: {self.plan.samples} samples in {self._took('discovery')}.")
         return stats
 
     def _massive(self, stats: ChannelStatistics) -> ChannelSet:
@@ -304,7 +314,7 @@ class _Run:
             )
             for index, (prompt, image) in enumerate(zip(prompts, trajectory.images, strict=True)):
                 self.folder.write_image(f"sample-{index:02d}-seed-{seed}", image, prompt=prompt, seed=seed)
-        self.say(f"Images: {len(prompts)}, in {self.timings['images']:.0f} s.")
+        self.say(f"Images: {len(prompts)}, in {self._took('images')}.")
 
     def _judged(self, stats: ChannelStatistics, massive: ChannelSet) -> None:
         """Answer what held-out prompts judge, and write the verdicts."""
@@ -334,7 +344,7 @@ class _Run:
         with self._timed("effects"):
             studies = EffectStudies.of(self.spec, self.lens, self.plan.sampling, massive, stats)
             outcome = studies.run(self.folder, progress=self.progress, say=self.say)
-        self.say(f"Effects: done in {self.timings['effects']:.0f} s.")
+        self.say(f"Effects: done in {self._took('effects')}.")
         return outcome
 
     def _stages(self, stats: ChannelStatistics, massive: ChannelSet) -> Iterator[Answer]:
@@ -343,4 +353,4 @@ class _Run:
         for stage in stages(self.spec):
             with self._timed(stage.name):
                 yield from stage.run(asked, found)
-            self.say(f"{stage.name}: done in {self.timings[stage.name]:.0f} s.")
+            self.say(f"{stage.name}: done in {self._took(stage.name)}.")

@@ -66,7 +66,7 @@ def run(
     quieten_libraries(declared.model.name)
     note_foreign_words(declared.model.name, declared.prompts)
     with stdout_kept_for_results():
-        place = run_analysis(declared, out, resume=resume, say=say)
+        place = run_analysis(declared, out, resume=resume, timing=True, say=say)
     folder = RunFolder.read(place)
     if not as_json:
         print_path(folder.report_path)
@@ -134,11 +134,12 @@ def plan(
         return
     typer.echo(inert(str(planned)))
     if minutes is not None:
-        typer.echo(f"  time        about {minutes:.2g} min on {lens.device}, images and figures not counted")
+        typer.echo(planned.time_line(minutes, lens))
 
 
 def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
     from dit_lens.graph.graph import InterventionGraph
+    from dit_lens.model.quantities import readable_time
 
     graph = InterventionGraph.from_yaml(Path(path))
     with stdout_kept_for_results():
@@ -154,7 +155,9 @@ def _plan_graph(path: str, model: str, timing: bool, as_json: bool) -> None:
         return
     typer.echo(inert(f"{graph.show()}\n\n{planned}"))
     if minutes is not None:
-        typer.echo(f"  time          about {minutes:.2g} min on {lens.device}, images not counted")
+        typer.echo(
+            f"  time          about {readable_time(minutes * 60)} on {lens.device}, images not counted"
+        )
 
 
 class SchemaOf(str, Enum):

@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.errors import BadInput
+from dit_lens.graph.draft import Draft
 from dit_lens.graph.drawing import draw
 from dit_lens.graph.interventions import Intervention, Patch
-from dit_lens.graph.named_sets import NamedSets
-from dit_lens.graph.spec import (
-    EditSpec,
-    GraphSpec,
-    ReadSpec,
-    TrajectorySpec,
-    free_name,
-    plain_numbers,
-    spec_from_data,
-    spec_from_yaml,
-    validated,
-)
-from dit_lens.graph.trajectory_ref import TrajectoryRef, id_here, new_mark
+from dit_lens.graph.spec import GraphSpec, spec_from_data, spec_from_yaml
+from dit_lens.graph.trajectory_ref import TrajectoryRef
 
 if TYPE_CHECKING:
     from dit_lens.graph.check import CheckedGraph
@@ -54,15 +44,7 @@ class InterventionGraph:
     """
 
     def __init__(self, *, sampling: Mapping[str, Any] | None = None) -> None:
-        self._sampling = {k: v for k, v in (sampling or {}).items() if v is not None}
-        self._trajectories: list[TrajectorySpec] = []
-        self._edits: list[EditSpec] = []
-        self._reads: list[ReadSpec] = []
-        self._sets = NamedSets()
-        self._ids: set[str] = set()
-        self._read_names: set[str] = set()
-        self._mark = new_mark()
-        self._spec: GraphSpec | None = spec_from_data({"sampling": self._sampling})
+        self._draft = Draft({k: v for k, v in (sampling or {}).items() if v is not None})
 
     # ------------------------------------------------------------------------------------ building
     def trajectory(
@@ -104,23 +86,9 @@ class InterventionGraph:
         >>> g.trajectory(prompt="a red circle", seed=0, id="circle")
         TrajectoryRef(id='circle')
         """
-        name = free_name("trajectory", id, self._ids, "trajectories")
-        place = f"trajectories.{len(self._trajectories)}"
-        made = validated(
-            TrajectorySpec,
-            place,
-            id=name,
-            prompt=prompt,
-            seed=seed,
-            until=until,
-            follows=None if follows is None else self._known(follows, f"{place}.follows"),
-            path=path,
-            steps=steps,
-            match=match,
+        return self._draft.add_trajectory(
+            id, prompt=prompt, seed=seed, until=until, follows=follows, path=path, steps=steps, match=match
         )
-        self._ids.add(name)
-        self._add(self._trajectories, made)
-        return TrajectoryRef(name, self._mark)
 
     def edit(
         self,
@@ -158,21 +126,16 @@ class InterventionGraph:
         >>> g.spec.edits[0].op
         Zero(part='all', ln_preserving=False)
         """
-        self._add(
-            self._edits,
-            validated(
-                EditSpec,
-                f"edits.{len(self._edits)}",
-                into=self._known(into, f"edits.{len(self._edits)}.into"),
-                at=at,
-                op=op,
-                source=None if source is None else self._known(source, f"edits.{len(self._edits)}.source"),
-                channels=self._sets.channels(channels),
-                tokens=self._sets.tokens(tokens),
-                steps=plain_numbers(steps),
-                branch=branch,
-                order=order,
-            ),
+        self._draft.add_edit(
+            into,
+            source=source,
+            at=at,
+            op=op,
+            channels=channels,
+            tokens=tokens,
+            steps=steps,
+            branch=branch,
+            order=order,
         )
 
     def patch(
@@ -248,25 +211,18 @@ class InterventionGraph:
         >>> g.guide(image, at="blocks.3.resid_post.image", channels=[3, 7], weight=0.5, id="without 3 and 7")
         TrajectoryRef(id='without 3 and 7')
         """
-        place = f"edits.{len(self._edits)}"
-        name = self._known(target, f"{place}.into")
+        draft = self._draft
+        name = draft.known(target, f"edits.{len(draft.edits)}.into")
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise BadInput(f"guide: weight is {weight!r}; give a number, such as 0.5.")
-        kept = len(self._trajectories), len(self._edits)
-        followed = next(each for each in self._trajectories if each.id == name)
-        shadow = self.trajectory(prompt=followed.prompt, seed=followed.seed, id=id, follows=name)
-        try:
+        followed = next(each for each in draft.trajectories if each.id == name)
+        with draft.all_or_nothing():  # half a guidance would be another experiment
+            shadow = self.trajectory(prompt=followed.prompt, seed=followed.seed, id=id, follows=name)
             self.edit(shadow, at=at, op=op, channels=channels, tokens=tokens, steps=steps, branch=branch)
             strength = 0.0 - weight
             self.patch(
                 shadow, into=name, at="velocity", strength=strength, steps=steps, branch=branch, order=order
             )
-        except BadInput:
-            # Half a guidance would be another experiment.
-            del self._trajectories[kept[0] :], self._edits[kept[1] :]
-            self._ids.discard(shadow.id)
-            self._spec = None
-            raise
         return shadow
 
     def read(
@@ -299,50 +255,15 @@ class InterventionGraph:
         >>> g.read(arm, at="blocks.7.resid_post.image", reduce="abs_mean", name="spectrum")
         'spectrum'
         """
-        place = f"reads.{len(self._reads)}"
-        made = validated(
-            ReadSpec,
-            place,
-            name=free_name("read", name, self._read_names, "reads"),
-            of=self._known(of, f"{place}.of"),
-            at=at,
-            reduce=reduce,
-            channels=self._sets.channels(channels),
-            tokens=self._sets.tokens(tokens),
-            steps=plain_numbers(steps),
-            branch=branch,
+        return self._draft.add_read(
+            of, name, at=at, reduce=reduce, channels=channels, tokens=tokens, steps=steps, branch=branch
         )
-        self._read_names.add(made.name)
-        self._add(self._reads, made)
-        return str(made.name)
-
-    def _add(self, members: list[Any], member: Any) -> None:
-        members.append(member)
-        self._spec = None
-
-    def _known(self, trajectory: TrajectoryRef | str, place: str) -> str:
-        name = id_here(trajectory, self._mark, place=f"{place}: ", owner="this one")
-        if name not in self._ids:
-            raise BadInput(
-                f"{place}: there is no trajectory {name!r}; there are: "
-                f"{', '.join(sorted(self._ids)) or 'none'}.{did_you_mean(name, self._ids)}"
-            )
-        return name
 
     # ------------------------------------------------------------------------------------ the value
     @property
     def spec(self) -> GraphSpec:
         """The frozen value."""
-        if self._spec is None:
-            self._spec = GraphSpec(
-                sampling=self._sampling,
-                channel_sets=dict(self._sets.channel_sets),
-                masks=dict(self._sets.masks),
-                trajectories=tuple(self._trajectories),
-                edits=tuple(self._edits),
-                reads=tuple(self._reads),
-            )
-        return self._spec
+        return self._draft.spec
 
     @property
     def hash(self) -> str:
@@ -357,13 +278,8 @@ class InterventionGraph:
         >>> InterventionGraph.from_spec(g.spec) == g
         True
         """
-        graph = cls(sampling=spec.sampling)
-        graph._trajectories, graph._edits = list(spec.trajectories), list(spec.edits)
-        graph._reads = list(spec.reads)
-        graph._sets = NamedSets(spec.channel_sets, spec.masks)
-        graph._ids = {each.id for each in spec.trajectories}
-        graph._read_names = {each.name for each in spec.reads}
-        graph._spec = spec
+        graph = cls()
+        graph._draft = Draft.of(spec)
         return graph
 
     @classmethod
@@ -430,7 +346,7 @@ class InterventionGraph:
         """
         from dit_lens.graph.check import check
 
-        checked = replace(check(self.spec, lens), mark=self._mark)
+        checked = replace(check(self.spec, lens), mark=self._draft.mark)
         if paths is not None:
             from dit_lens.graph.given_paths import fitting_paths
 
@@ -491,6 +407,6 @@ class InterventionGraph:
 
     def __repr__(self) -> str:
         return (
-            f"InterventionGraph({self.hash}: {len(self._trajectories)} trajectories, "
-            f"{len(self._edits)} edits, {len(self._reads)} reads)"
+            f"InterventionGraph({self.hash}: {len(self.spec.trajectories)} trajectories, "
+            f"{len(self.spec.edits)} edits, {len(self.spec.reads)} reads)"
         )

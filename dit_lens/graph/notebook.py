@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dit_lens.graph.drawing import draw_svg
 from dit_lens.inline_html import card, facts
-from dit_lens.model.byte_counts import readable_bytes
+from dit_lens.model.quantities import readable_bytes
 
 if TYPE_CHECKING:
     from dit_lens.graph.plan import Plan

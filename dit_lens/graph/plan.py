@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
-from dit_lens.model.byte_counts import readable_bytes
 from dit_lens.model.hook_points import HookPoint
+from dit_lens.model.quantities import readable_bytes
 
 Spot = tuple[HookPoint, str]
 """A hook point and a guidance branch."""

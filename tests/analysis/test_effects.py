@@ -110,16 +110,20 @@ def test_a_second_run_computes_nothing_and_a_fresh_one_the_same(
         pd.testing.assert_frame_equal(fresh.table(name), table)
 
 
-def test_a_run_that_is_not_resumed_forgets_its_cells(tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path) -> None:
+def test_a_run_that_is_not_resumed_forgets_its_cells_and_is_priced_anew(
+    tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path
+) -> None:
     spec = {**SPEC, "sections": ["dose"], "effects": {**SPEC["effects"], "limit": 1}}  # type: ignore[dict-item]
     said: list[str] = []
+    how = {"lens": tiny_sd3_lens, "progress": False, "timing": True, "say": said.append}
     for _ in range(2):
-        run_analysis(
-            spec, tmp_path / "run", lens=tiny_sd3_lens, resume=False, progress=False, say=said.append
-        )
+        run_analysis(spec, tmp_path / "run", resume=False, **how)
     assert not any("are known" in line for line in said)
-    run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, progress=False, say=said.append)
+    assert sum(line.startswith("  time        about ") for line in said) == 2
+    said.clear()
+    run_analysis(spec, tmp_path / "run", **how)
     assert any("are known" in line for line in said)
+    assert not any(line.startswith("  time ") for line in said), "what is left was not priced"
 
 
 def test_a_report_is_rebuilt_with_its_verdicts(run: RunFolder) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dit_lens.analysis.memory import needs_table, published_needs
 from dit_lens.errors import BadInput
-from dit_lens.model.byte_counts import readable_bytes
+from dit_lens.model.quantities import readable_bytes
 
 pytestmark = pytest.mark.tiny
 
