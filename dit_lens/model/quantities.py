@@ -19,15 +19,13 @@ def readable_bytes(count: float) -> str:
 
 
 def readable_time(seconds: float) -> str:
-    """A duration in the unit that a person would name, two digits or three.
+    """A duration in the unit that a person would name, with about two digits.
 
-    >>> readable_time(0.4), readable_time(12.4), readable_time(700), readable_time(20_000)
-    ('less than a second', '12 s', '12 min', '5.6 h')
+    >>> readable_time(0.42), readable_time(12.4), readable_time(700), readable_time(20_000)
+    ('0.42 s', '12 s', '12 min', '5.6 h')
     """
-    if seconds < 1:
-        return "less than a second"
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s"
     minutes = seconds / 60
     if minutes < 9.95:
         return f"{minutes:.1f} min"
