@@ -252,7 +252,7 @@ class _Study:
         return self._harvest([ChannelFamily("massive", self.massive.blocks)], prompts, seeds)
 
     def judged(self, prompts: Sequence[str], seeds: Sequence[int], places: Sequence[ChosenPlace]) -> Harvest:
-        """Massive channels everywhere; their controls at the places' steps; other numbers at the places."""
+        """Every family everywhere, further draws at the steps of the places, other numbers at the places."""
         from dit_lens.methods.questions import spatial
         from dit_lens.methods.questions.question import Setting
 
@@ -270,8 +270,7 @@ class _Study:
         at = tuple(sorted({place.step for place in places}))
         with naming("spatial.controls"):
             found: list[ChannelFamily] = [
-                each if each.name == spatial.MASSIVE else replace(each, steps=at)
-                for each in spatial.families(setting)
+                replace(each, steps=at) if each.draw else each for each in spatial.families(setting)
             ]
         fewer = {kind: min(draws, spec.dose_draws) for kind, draws in controls.items()}
         with naming("spatial.doses"):

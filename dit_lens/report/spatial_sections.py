@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from dit_lens.report import plots
 from dit_lens.report.effect_sections import INTERVALS
+from dit_lens.report.effect_words import families_in_order, family_name
 from dit_lens.report.plots.spatial import compared_steps
 from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, Tile, View, picture
 from dit_lens.report.text import count, number
@@ -30,12 +31,14 @@ def spatial(run: RunView) -> Section:
     """Where massive channels point."""
     table = run.table("spatial_blocks")
     places = _places(run)
-    steps = compared_steps(table)
-    if places:
-        # The place where massive channels did best comes first, and the last step after it.
-        steps = sorted(steps, key=lambda step: step != places[0][1])
+    # The place where massive channels did best comes first, and the last step after it.
+    steps = list(dict.fromkeys(step for _, step in places)) or compared_steps(table)
     views = [View(f"by block, step {step}", plots.spatial_blocks(table, step=step)) for step in steps]
-    views.append(View("block × step", plots.spatial_map(table, places=places)))
+    mapped = [family for family in families_in_order(table["family"]) if _in_several_steps(table, family)]
+    views += [
+        View(f"block × step, {family_name(family)}", plots.spatial_map(table, family=family, places=places))
+        for family in mapped or ["massive"]
+    ]
     views += [
         View(
             f"over k, block {block}, step {step}",
@@ -54,7 +57,9 @@ def spatial(run: RunView) -> Section:
         "tinted. IoU is the tokens in both masks over the tokens in either: 1 is the subject exactly. The "
         "dotted line is what a shuffled mask of the same size reaches. Where other channels reach as much, "
         "the outline is no privilege of the massive ones. Outlined cells of the map are the places that "
-        "were chosen on other prompts, and where claims are judged; the colour scale starts at 0. Every "
+        "were chosen on other prompts, and where claims are judged; the colours are those of every family's "
+        "map, and start at 0. At the steps of those cells a control is the mean of its draws, elsewhere it "
+        "is its first draw. Every "
         f"single mask is a row of tables/spatial.parquet. {INTERVALS}",
         conclusion=finding(table, places),
         tiles=_tile(table, places),
@@ -94,6 +99,10 @@ def finding(table: pd.DataFrame, places: tuple[tuple[int, int], ...] = ()) -> st
         f"mean IoU of {number(peak['mean'], 2)} with the subject{beside}, and a shuffled mask "
         f"{number(peak['chance'], 2)} (n = {int(peak['n'])} prompts)."
     )
+
+
+def _in_several_steps(table: pd.DataFrame, family: str) -> bool:
+    return table.loc[table["family"] == family, "step"].nunique() > 1
 
 
 def _places(run: RunView) -> tuple[tuple[int, int], ...]:

@@ -184,10 +184,12 @@ def test_a_run_leaves_tables_and_answers(done) -> None:
     families = table[table.study == "families"]
     assert set(families.family) == {"massive", "low", "random", "all", "all_but_massive"}
     assert not table.family.str.contains("/").any()
-    # Controls only where claims are judged, the massive channels everywhere.
+    # Every family everywhere; further draws of a control only at the steps where claims are judged.
     judged = folder.table("spatial_k")[["block", "step"]].drop_duplicates()
-    assert set(families[families.family == "low"].step) == set(judged.step)
-    assert set(families[families.family == "massive"].step) == {0, 1, 2, 3}
+    first = families[families.draw == 0]
+    assert all(set(own.step) == {0, 1, 2, 3} for _, own in first.groupby("family"))
+    assert set(families[families.draw > 0].step) == set(judged.step)
+    assert set(families[families.draw > 0].family) == {"random"}
     over_k = table[table.study == "over_k"]
     assert set(over_k[over_k.family == "massive"].k) == {1, 2, 4, 8, 16, 32}
     assert folder.table("spatial_blocks").n.eq(4).all()

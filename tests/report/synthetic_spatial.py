@@ -29,13 +29,12 @@ def iou(family: str, block: int, step: int) -> float:
 
 
 def spatial_tables() -> dict[str, pd.DataFrame]:
-    """Massive channels at every step, the others at the steps of the places."""
+    """Every family after every block at every step, and over k at the places."""
     blocks = [
         {"family": family, "block": block, "step": step, **_row(iou(family, block, step))}
         for family in LEVELS
         for step in STEPS
         for block in range(BLOCKS)
-        if family == "massive" or step in {step for _, step in PLACES}
     ]
     over_k = [
         {"family": family, "k": k, "block": block, "step": step, **_row(share * iou(family, block, step))}

@@ -66,6 +66,9 @@ def test_the_map_is_the_massive_channels_and_marks_the_judged_places(blocks) -> 
     assert heat.zmin == 0, "colours compare across reports only from a common start"
     marks = [(shape.y0 + 0.5, STEPS[int(shape.x0 + 0.5)]) for shape in figure.layout.shapes]
     assert marks == [(block, step) for block, step in PLACES]
+    other = plots.spatial_map(blocks, family="low")
+    assert other.data[0].zmax == heat.zmax, "one scale of colours for all families"
+    assert other.layout.title.text.startswith("Weakest: IoU from ")
     with pytest.raises(BadInput, match="No row has family = 'massive'"):
         plots.spatial_map(blocks[blocks.family != "massive"])
 
@@ -124,8 +127,10 @@ def test_the_section_on_the_page(html) -> None:
         assert part in text
     options = re.findall(r"<option value=\"\d\">(.*?)</option>", section_of(html))
     assert options == [
-        "by block, step 5", "by block, step 19", "block × step", "over k, block 6, step 5",
-        "over k, block 4, step 19",
+        "by block, step 5", "by block, step 19",
+        "block × step, massive channels", "block × step, weakest", "block × step, random",
+        "block × step, random, next ranks", "block × step, all channels", "block × step, all other channels",
+        "over k, block 6, step 5", "over k, block 4, step 19",
     ]  # fmt: skip
 
 
@@ -160,7 +165,9 @@ def test_tables_and_pictures_may_be_absent(make_run) -> None:
     tables = spatial_tables()
     folder = RunFolder(make_run({"spatial_blocks": tables["spatial_blocks"]}))
     section = spatial(RunView(folder))
-    assert [view.label for view in section.views] == ["by block, step 5", "by block, step 19", "block × step"]
+    assert [view.label for view in section.views if "×" not in view.label] == [
+        f"by block, step {step}" for step in STEPS
+    ]
     assert (section.extra, section.tiles) == ("", ())
     assert section.conclusion.startswith("After block 6 at step 5")
     (folder.path / "tables" / "spatial_blocks.parquet").unlink()

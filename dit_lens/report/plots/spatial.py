@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.effect_words import families_in_order
+from dit_lens.report.effect_words import families_in_order, family_name
 from dit_lens.report.plots.effect_marks import line_with_band
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, rows_of
 from dit_lens.report.plots.panels import Panels, chance_line
 from dit_lens.report.plots.sources import Source, table_of
-from dit_lens.report.text import number
+from dit_lens.report.text import number, plot_text
 from dit_lens.report.theme import INK, SEQUENTIAL
 
 SPATIAL_BLOCKS = ("family", "block", "step", "mean", "ci_low", "ci_high", "n", "chance")
@@ -92,17 +92,19 @@ def spatial_k(data: Source, *, block: int | None = None, step: int | None = None
     return _curves(rows, "k", title, axis, "channels that tokens are clustered by (k)", "k = %{x}")
 
 
-def spatial_map(data: Source, *, places: tuple[tuple[int, int], ...] = ()) -> go.Figure:
-    """Draw the mean IoU of the massive channels' masks by block × step.
+def spatial_map(
+    data: Source, *, family: str = "massive", places: tuple[tuple[int, int], ...] = ()
+) -> go.Figure:
+    """Draw the mean IoU of one family's masks by block × step, in colours that all families share.
 
     `data`: the `spatial_blocks` table. `places`: (block, step) cells to mark, those where claims are judged.
-    Raises `BadInput` for missing columns or a table without massive channels.
+    Raises `BadInput` for missing columns or a table without that family.
 
     >>> dl.plots.spatial_map("reports/massive_activations").layout.title.text
     'Massive channels: IoU from ... to ... over block × step'
     """
     table = table_of(data, "spatial_blocks")
-    rows = rows_of(table, SPATIAL_BLOCKS, family="massive")
+    rows = rows_of(table, SPATIAL_BLOCKS, family=family)
     blocks = sorted({int(block) for block in rows["block"]})
     steps = sorted({int(step) for step in rows["step"]})
 
@@ -126,9 +128,11 @@ def spatial_map(data: Source, *, places: tuple[tuple[int, int], ...] = ()) -> go
     )
     known = np.isfinite(mean)
     low, high = (float(np.nanmin(mean)), float(np.nanmax(mean))) if known.any() else (0.0, 1.0)
+    name = plot_text(family_name(family))
     figure = panels.figure(
-        f"Massive channels: IoU from {number(low, 2)} to {number(high, 2)} over block × step"
+        f"{name[:1].upper()}{name[1:]}: IoU from {number(low, 2)} to {number(high, 2)} over block × step"
     )
+    top = float(table["mean"].max()) if table["mean"].notna().any() else high
     few = len(blocks) * len(steps) <= 240
     figure.add_trace(
         go.Heatmap(
@@ -144,7 +148,7 @@ def spatial_map(data: Source, *, places: tuple[tuple[int, int], ...] = ()) -> go
             textfont={"size": 10},
             colorscale=SEQUENTIAL,
             zmin=0,
-            zmax=max(high, 1e-9),
+            zmax=max(top, 1e-9),
             xgap=1,
             ygap=1,
             colorbar={"outlinewidth": 0, "thickness": 10, "title": {"text": "IoU"}},
