@@ -21,6 +21,12 @@ RESAMPLES = 9999
 MIN_DRAWS = 5
 """Fewest random draws among which a rank says anything: its p-value cannot fall below 1 / (draws + 1)."""
 
+NO_SPREAD = "the differences do not vary"
+"""Note of an interval of width 0: resampling cannot tell how far off equal differences are."""
+
+EXACT = "the rate does not vary: exact binomial interval (Clopper–Pearson)"
+"""Note of the interval of a rate that is the same in every unit."""
+
 _ALTERNATIVES = ("two-sided", "greater", "less")
 _BATCH_VALUES = 2**22  # float64 values that one batch of sign flips may hold: 32 MiB
 
@@ -67,12 +73,49 @@ def mean_interval(
         return Interval(None, None, "one value has no interval")
     if not _varies(x):
         mean = float(x.mean())
-        return Interval(mean, mean, "the differences do not vary")
+        return Interval(mean, mean, NO_SPREAD)
     low, high = _bootstrap(x, confidence, "BCa" if method == "bca" else "percentile", resamples, seed)
     if math.isfinite(low) and math.isfinite(high):
         return Interval(low, high)
     low, high = _bootstrap(x, confidence, "percentile", resamples, seed)
     return Interval(low, high, "percentile interval, since the BCa correction is undefined here")
+
+
+def rate_interval(
+    shares: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Confidence interval of a rate: as `mean_interval`, and the exact binomial one where nothing varies.
+
+    0 of 16 does not mean that the rate is 0: resampling equal values gives an interval of width 0, and
+    Clopper and Pearson's of as many trials one that ends at 0.206. It is too wide, never too narrow, for
+    shares that are means of several trials.
+
+    Args:
+        shares: float [n] in [0, 1], one per unit (a pair of prompts).
+
+    Raises:
+        BadInput: as `mean_interval`, and for values outside [0, 1].
+
+    Source: Clopper and Pearson, Biometrika 26, 1934.
+
+    >>> found = rate_interval([0.0] * 16)
+    >>> found.low, round(found.high, 3), found.note
+    (0.0, 0.206, 'the rate does not vary: exact binomial interval (Clopper–Pearson)')
+    """
+    x = _sample(shares)
+    if x.min() < 0 or x.max() > 1:
+        outside = x.min() if x.min() < 0 else x.max()
+        raise BadInput(f"A rate lies between 0 and 1, and one of these is {outside:g}.")
+    plain = mean_interval(x, confidence=confidence, resamples=resamples, seed=seed)
+    if plain.note != NO_SPREAD:
+        return plain
+    # A share strictly between 0 and 1 may be no whole number of successes: then the wider end of both.
+    successes = round(float(x.mean()) * len(x), 9)
+    low, high = (
+        stats.binomtest(k, len(x)).proportion_ci(confidence, method="exact")
+        for k in (math.floor(successes), math.ceil(successes))
+    )
+    return Interval(float(low.low), float(high.high), EXACT)
 
 
 def _bootstrap(x: Array, confidence: float, method: str, resamples: int, seed: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.resampling import smallest_p
+from dit_lens.methods.resampling import NO_SPREAD, smallest_p
 
 Outcome = Literal["supported", "not supported", "undecided"]
 Direction = Literal["greater", "less"]
@@ -169,7 +169,9 @@ def _sentence(effect: Effect, claim: str, outcome: Outcome, reason: str) -> str:
 
 
 def numbers(effect: Effect) -> str:
-    """Interval, n and p of an effect in words; the interval is turned to the side of the estimate.
+    """Interval, n, p and draws of an effect in words; the interval is turned to the side of the estimate.
+
+    An interval of width 0 is called what it is: the differences do not vary, so resampling them gives none.
 
     >>> numbers(Effect("a", -0.3, -0.4, -0.2, 24, 0.01, 0.03, "b"))
     '95 % CI 0.2 to 0.4, n = 24 prompts, p = 0.01, after correction p = 0.03'
@@ -179,7 +181,8 @@ def numbers(effect: Effect) -> str:
         ends = (effect.ci_low, effect.ci_high)
         if effect.estimate is not None and effect.estimate < 0:
             ends = (-effect.ci_high, -effect.ci_low)
-        parts.append(f"{100 * effect.confidence:g} % CI {_plain(ends[0])} to {_plain(ends[1])}")
+        spread = f" as {NO_SPREAD}" if NO_SPREAD in effect.note else ""
+        parts.append(f"{100 * effect.confidence:g} % CI {_plain(ends[0])} to {_plain(ends[1])}{spread}")
     parts.append(f"n = {effect.n} prompt{'' if effect.n == 1 else 's'}")
     parts.append("no p-value" if effect.p is None else _p_text(effect.p))
     if effect.p_adjusted is not None:

@@ -18,6 +18,7 @@ from scipy import stats as scipy_stats
 
 from dit_lens.errors import BadInput
 from dit_lens.methods import stats
+from dit_lens.methods.resampling import rate_interval
 from dit_lens.methods.stats import Effect, compare, judge, paired_effect, random_draw_effect, split_prompts
 
 pytestmark = pytest.mark.pure
@@ -207,6 +208,34 @@ def test_differences_that_do_not_vary(difference: float, p: float) -> None:
     assert (effect.estimate, effect.ci_low, effect.ci_high) == (difference,) * 3
     assert effect.p == p
     assert effect.note == "the differences do not vary"
+    said = f"95 % CI {difference:g} to {difference:g} as the differences do not vary, n = 8 prompts"
+    assert stats.numbers(effect).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("shares", "low", "high"),
+    [
+        # Clopper and Pearson at 0 and n successes by hand: 1 − 0.025^(1/n), and 0.025^(1/n).
+        ([0.0] * 16, 0.0, 0.206),
+        ([1.0] * 4, 0.398, 1.0),
+        # 2 of 4 from tables; 2.5 of 5 lies between 2 of 5 (low 0.053) and 3 of 5 (high 0.947).
+        ([0.5] * 4, 0.068, 0.932),
+        ([0.5] * 5, 0.053, 0.947),
+    ],
+)
+def test_a_rate_that_does_not_vary_has_the_exact_binomial_interval(shares, low, high) -> None:
+    found = rate_interval(shares)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
+    assert "exact binomial interval (Clopper–Pearson)" in found.note
+
+
+def test_a_rate_that_varies_has_the_bootstraps_interval_and_one_value_none() -> None:
+    shares = [0.0, 1.0, 1.0, 0.5, 1.0, 0.0]
+    assert rate_interval(shares) == stats.mean_interval(shares)
+    assert rate_interval([1.0]).low is None
+    for wrong in (-0.25, 1.5):
+        with pytest.raises(BadInput, match=f"between 0 and 1, and one of these is {wrong}"):
+            rate_interval([1.0, wrong])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

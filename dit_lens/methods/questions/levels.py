@@ -20,7 +20,7 @@ from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.metrics import METRICS, Metric
 from dit_lens.methods.paired_effects import no_effect, rank_note
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.resampling import mean_interval, rank_p
+from dit_lens.methods.resampling import mean_interval, rank_p, rate_interval
 from dit_lens.methods.verdicts import Direction, Effect
 
 Array = npt.NDArray[np.float64]
@@ -31,13 +31,14 @@ _COLUMNS = ("arm", "prompt", "seed", "metric", "value")
 
 @dataclass(frozen=True)
 class Level:
-    """A mean over prompts with its interval; NaN where there is none."""
+    """A mean over prompts with its interval, NaN where there is none; `note` says how it was made."""
 
     mean: float
     low: float
     high: float
     n: int
 
+    note: str = ""
     def columns(self, mean: str = "mean", low: str = "ci_low", high: str = "ci_high") -> dict[str, Any]:
         """As columns of a table; `n` comes last."""
         return {mean: self.mean, low: self.low, high: self.high, "n": self.n}
@@ -118,17 +119,9 @@ class Measured:
         values = self._prompts(metric, [contrast, *beside])[0]
         return float(values.mean()) if len(values) else np.nan
 
-    def level(self, metric: str, contrast: Contrast) -> Level:
-        """Mean of a contrast over prompts, with its interval."""
-        values = self._prompts(metric, [contrast])[0]
-        if not len(values):
-            return Level(np.nan, np.nan, np.nan, 0)
-        judging = self.judging
-        interval = mean_interval(
-            values, confidence=judging.confidence, resamples=judging.resamples, seed=judging.seed
-        )
-        low, high = (np.nan if end is None else end for end in (interval.low, interval.high))
-        return Level(float(values.mean()), low, high, len(values))
+    def level(self, metric: str, contrast: Contrast, *, rate: bool = False) -> Level:
+        """Mean of a contrast over prompts, with its interval; with `rate`, as `level_of` says."""
+        return level_of(self._prompts(metric, [contrast])[0], self.judging, rate=rate)
 
     def effect(
         self,
@@ -221,6 +214,29 @@ def slope_of(arms: Mapping[float, Arm]) -> Contrast:
     >>> slope_of({0.0: CLEAN, 2.0: replace(CLEAN, name="edited")})
     {'clean': -0.5, 'edited': 0.5}
     """
+def level_of(values: Array, judging: Judging, *, rate: bool = False) -> Level:
+    """Mean of one value per unit, with its interval; a `rate` that does not vary gets an exact one.
+
+    >>> level_of(np.ones(4), Judging(), rate=True).low.round(3)
+    0.398
+    """
+    if not len(values):
+        return Level(np.nan, np.nan, np.nan, 0)
+    make = rate_interval if rate else mean_interval
+    found = make(values, confidence=judging.confidence, resamples=judging.resamples, seed=judging.seed)
+    low, high = (np.nan if end is None else end for end in (found.low, found.high))
+    return Level(float(values.mean()), low, high, len(values), found.note)
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric counts: the share of readings that come out one way.
+
+    >>> is_rate("moved.colour"), is_rate("ssim")
+    (True, False)
+    """
+    return metric_of(metric).unit == "share"
+
+
     x = np.array(list(arms), dtype=float)
     centred = x - x.mean()
     weights = centred / (centred**2).sum()

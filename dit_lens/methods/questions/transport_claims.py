@@ -6,7 +6,8 @@ The unit is the pair of prompts, or the picture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.questions.judged import corrected, joint_answer
-from dit_lens.methods.questions.levels import Contrast, Measured, metric_of
+from dit_lens.methods.questions.levels import Contrast, Level, Measured, change, metric_of
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.questions.sentences import control_words, figure, levels
+from dit_lens.methods.questions.sentences import control_words, figure, levels, listing
+from dit_lens.methods.resampling import EXACT
 from dit_lens.methods.transport.arms import CONTROLS, MASSIVE
 from dit_lens.methods.transport.blends import KINDS as BLENDS
 from dit_lens.methods.verdicts import Effect
@@ -27,6 +29,8 @@ TEXT, IMAGE = "transport_text", "transport_image"
 SOURCES = ("2605.13974",)
 
 _UNITS = {TEXT: "pair", IMAGE: "picture"}
+
+_EXCESS = "change_inside − change_outside"
 
 _CLAIMS = {
     "margin": "moves the image toward the source, by its alignment with both prompts,",
@@ -106,14 +110,9 @@ class Comparisons:
             }
         )
         for metric in metrics:
-            level = self.measured.level(metric, self._contrast(MASSIVE))
+            level = self.measured.level(metric, self._contrast(MASSIVE), rate=True)
             attribute = metric.removeprefix("moved.")
-            rate = (
-                f"Transfer rate of {attribute}: {figure(level.mean)} (95 % CI {figure(level.low)} to "
-                f"{figure(level.high)}, n = {level.n} prompts)"
-                if np.isfinite(level.low)
-                else f"Transfer rate of {attribute}: {figure(level.mean)} (n = {level.n} prompts)"
-            )
+            rate = f"Transfer rate of {attribute}: {figure(level.mean)} ({self._interval(level)})"
             before = self._unedited(metric)
             yield self._answer(
                 [found[metric, control] for control in controls],
@@ -124,6 +123,16 @@ class Comparisons:
                 comparisons=len(found),
                 extra=[rate, before, levels(metric_of(metric), self._means(metric, controls))],
             )
+
+    def _interval(self, level: Level) -> str:
+        """Interval and n of a rate, and why the interval is an exact one where it is."""
+        n = f"n = {level.n} {_UNITS[self.question]}{'' if level.n == 1 else 's'}"
+        if not np.isfinite(level.low):
+            return n
+        ends = f"{100 * self.judging.confidence:g} % CI {figure(level.low)} to {figure(level.high)}"
+        if level.note == EXACT:
+            ends += f", exact binomial as no two {_UNITS[self.question]}s differ"
+        return f"{ends}, {n}"
 
     def _unedited(self, metric: str) -> str:
         """How often the unedited target reads as the source's already, where that was measured."""
@@ -179,11 +188,35 @@ class Comparisons:
             claim=f"{self._what()} {_CLAIMS[metric]} more than blending that changes it as much",
             metric=metric,
             words={kind: f"{words[kind]} to the same SSIM" for kind in found},
-            extra=[levels(metric_of(metric), shown)],
+            extra=[levels(metric_of(metric), shown), self._how_blends_were_read(equal, words)],
+        )
+
+    def _how_blends_were_read(self, equal: pd.DataFrame, words: Mapping[str, str]) -> str:
+        """Between which strengths blends were interpolated, and where the source stands in for one."""
+        named: dict[str, list[str]] = {}
+        for kind in dict.fromkeys(equal["family"]):
+            strengths = sorted(set(self.effects.loc[self.effects["family"] == kind, "strength"]))
+            named.setdefault(listing([f"{s:g}" for s in strengths]), []).append(words[kind])
+        between = "; ".join(
+            f"{listing(kinds)}: {each}" if len(named) > 1 else each for each, kinds in named.items()
+        )
+        units, beyond = (set(rows["prompt"]) for rows in (equal, equal[equal["beyond"]]))
+        said = f"Blends are interpolated between the strengths that were measured ({between})"
+        unit = _UNITS[self.question]
+        if not beyond:
+            return f"{said}; in no {unit} did the edit change the picture more than the source itself differs"
+        return (
+            f"{said}; in {len(beyond)} of {len(units)} {unit}s the edit changed the picture, in at least one "
+            "run, more than the source itself differs, and there the source's value stands in for the blend's"
         )
 
     def inside_and_outside(self) -> Iterable[Answer]:
-        """More inside the carried mask than outside? Of pictures alone: prompts carry every token."""
+        """More concentrated inside the carried mask than with other channels?
+
+        Whatever is carried inside a mask changes the image most there. So the difference between inside and
+        outside is compared with that of every control; that of massive channels alone is only described. Of
+        pictures alone: prompts carry every token.
+        """
         if self.question == TEXT:
             return
         rows = by_unit(self.effects[self.effects["metric"].isin(["change_inside", "change_outside"])])
@@ -191,19 +224,45 @@ class Comparisons:
         outside = rows["metric"] == "change_outside"
         arms = rows["arm"].where(~outside, rows["arm"] + ".outside")
         measured = Measured(rows.assign(arm=arms, metric="change_inside"), self.judging)
-        inside = self._contrast(MASSIVE)
-        beside = {f"{arm}.outside": weight for arm, weight in inside.items()}
-        found = measured.effect("change_inside", inside, beside, control_name="outside")
-        if not found.n:
+        controls = self._controls()
+        both = {family: self._sides(family) for family in (MASSIVE, *controls)}
+        excess = {family: change(*sides) for family, sides in both.items()}
+        apart = measured.level("change_inside", excess[MASSIVE])
+        if not apart.n:
             return
-        yield self._answer(
-            [found],
-            name=self._name("inside"),
-            claim=f"{self._what()} changes the image more inside the carried mask than outside of it",
-            metric="change_inside",
-            title="root mean square change of pixels",
-            words={"outside": "the pixels outside the mask"},
+        found = {
+            control: measured.effect(
+                "change_inside", excess[MASSIVE], excess[control], control_name=control, name=_EXCESS
+            )
+            for control in controls
+        }
+        inside, outside = (
+            measured.mean("change_inside", side, beside=both[MASSIVE]) for side in both[MASSIVE]
         )
+        means = {"massive": excess[MASSIVE]} | {control_words(f): excess[f] for f in controls}
+        title = "change of pixels inside the mask beyond that outside"
+        yield self._answer(
+            list(corrected(found).values()),
+            name=self._name("inside"),
+            claim=f"{self._what()} concentrates the image's change inside the carried mask more than every "
+            "control",
+            metric="change_inside",
+            title=title,
+            extra=[
+                levels(
+                    replace(metric_of("change_inside"), title=title),
+                    {words: measured.mean("change_inside", each) for words, each in means.items()},
+                ),
+                f"Massive channels by themselves change pixels by {figure(inside)} inside and "
+                f"{figure(outside)} outside (root mean square; the difference is {figure(apart.mean)}, "
+                f"{self._interval(apart)})",
+            ],
+        )
+
+    def _sides(self, family: str) -> tuple[Contrast, Contrast]:
+        """A family inside the mask, and outside of it."""
+        inside = self._contrast(family)
+        return inside, {f"{arm}.outside": weight for arm, weight in inside.items()}
 
     def _answer(self, effects: Sequence[Effect], **about: Any) -> Answer:
         made = joint_answer(effects, direction="greater", alpha=self.judging.alpha, sources=SOURCES, **about)
@@ -234,8 +293,8 @@ def at_equal_change(
     """Each blend's metric at the strength at which its SSIM to the target is that of the edited image.
 
     Linear between the strengths that were measured, which must include 0 and 1; where the edit changed the
-    image more than the source itself differs, the source's value. Rows as `by_unit` makes them, arms called
-    "<kind>.equal". None where SSIM or blends are missing.
+    image more than the source itself differs, the source's value, and `beyond` is true. Rows as `by_unit`
+    makes them, arms called "<kind>.equal". None where SSIM or blends are missing.
     """
     rows = by_unit(effects).assign(strength=effects["strength"])
     at = ["prompt", "seed"]
@@ -254,10 +313,10 @@ def at_equal_change(
             order = np.argsort(curve["ssim"].to_numpy(), kind="stable")
             x, y = curve["ssim"].to_numpy()[order], curve[metric].to_numpy()[order]
             value = float(np.interp(edited[key], x, y))
-            found.append((f"{kind}.equal", *key, metric, value, kind))
+            found.append((f"{kind}.equal", *key, metric, value, kind, bool(edited[key] < x[0])))
     if not found:
         return None
-    return pd.DataFrame(found, columns=["arm", "prompt", "seed", "metric", "value", "family"])
+    return pd.DataFrame(found, columns=["arm", "prompt", "seed", "metric", "value", "family", "beyond"])
 
 
 def of_units(sentence: str, unit: str) -> str:

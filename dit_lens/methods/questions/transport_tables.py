@@ -1,17 +1,18 @@
 """Tables of carrying: every way at every strength, and the curves along blocks, steps, k and part.
 
-Means are over units (pairs of prompts, pictures); what a unit has more of is averaged first.
+Means are over units (pairs of prompts, pictures); what a unit has more of is averaged first. `ci_note` says
+where an interval is no BCa interval: a rate that is the same in every unit has the exact binomial one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
+from dit_lens.methods.questions.levels import is_rate, level_of
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.resampling import mean_interval
+from dit_lens.methods.resampling import NO_SPREAD
 from dit_lens.methods.transport.arms import FAMILIES
 from dit_lens.methods.transport.blends import KINDS as BLENDS
 from dit_lens.methods.transport.pairs import EVERYTHING
@@ -26,11 +27,13 @@ def families(effects: pd.DataFrame, metrics: Sequence[str], judging: Judging, *,
     keys = ["group", "side", "family", "strength", "metric"]
     order = {family: i for i, family in enumerate((*FAMILIES, *BLENDS))}
     groups = {name: i for i, name in enumerate((*ATTRIBUTES, EVERYTHING))}
-    rows = [(*at, *_level(rows, judging)) for at, rows in effects.groupby(keys, sort=False, observed=True)]
+    rows = [
+        (*at, *_level(of, at[-1], judging)) for at, of in effects.groupby(keys, sort=False, observed=True)
+    ]
     table = pd.DataFrame(
         rows,
         columns=["pair_group", side, "family", "strength", "metric", "mean", "ci_low",
-                 "ci_high", "n"],
+                 "ci_high", "n", "ci_note"],
     )  # fmt: skip
     places = [
         table["pair_group"].map(lambda g: groups.get(g, len(groups))),
@@ -61,18 +64,14 @@ def curves(effects: pd.DataFrame, metrics: Sequence[str], judging: Judging) -> p
             for metric in metrics:
                 here = each[each["metric"] == metric]
                 if len(here):
-                    rows.append((axis, str(at), family, metric, *_level(here, judging)))
-    columns = ["axis", "value", "family", "metric", "mean", "ci_low", "ci_high", "n"]
+                    rows.append((axis, str(at), family, metric, *_level(here, metric, judging)))
+    columns = ["axis", "value", "family", "metric", "mean", "ci_low", "ci_high", "n", "ci_note"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _level(rows: pd.DataFrame, judging: Judging) -> tuple[float, float, float, int]:
-    """(mean, interval, n) over units; sides, seeds and draws of a unit are averaged first."""
+def _level(rows: pd.DataFrame, metric: str, judging: Judging) -> tuple[float, float, float, int, str]:
+    """(mean, interval, n, note) over units; sides, seeds and draws of a unit are averaged first."""
     values = rows.dropna(subset="value").groupby("unit")["value"].mean().to_numpy()
-    if not len(values):
-        return np.nan, np.nan, np.nan, 0
-    found = mean_interval(
-        values, confidence=judging.confidence, resamples=judging.resamples, seed=judging.seed
-    )
-    low, high = (np.nan if end is None else end for end in (found.low, found.high))
-    return float(values.mean()), low, high, len(values)
+    found = level_of(values, judging, rate=is_rate(metric))
+    note = "the values do not vary" if found.note == NO_SPREAD else found.note
+    return found.mean, found.low, found.high, found.n, note

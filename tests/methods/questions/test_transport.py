@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,9 +82,12 @@ def test_a_null_result_is_said_plainly() -> None:
     assert answers["transport_text.margin"].sentence.startswith("Not supported: carrying massive channels")
 
 
-@pytest.mark.parametrize(("outside", "outcome"), [(0.1, "supported"), (0.9, "not supported")])
-def test_change_inside_the_carried_mask_is_paired_with_change_outside(outside, outcome) -> None:
-    table = effects(sides=("noised", "inverted"), blends=False)
+@pytest.mark.parametrize(("control", "outcome"), [(0.2, "supported"), (0.55, "not supported")])
+def test_change_is_concentrated_in_the_mask_only_if_more_so_than_with_other_channels(
+    control, outcome
+) -> None:
+    """Massive channels change the inside more than the outside in both cases; so do the controls."""
+    table, outside = effects(control=control, sides=("noised", "inverted"), blends=False), 0.1
     rows = table[table["metric"] == "ssim"]
     # One picture had no subject, so that its change has no sides.
     known = rows["unit"] != "pair-000"
@@ -93,9 +98,14 @@ def test_change_inside_the_carried_mask_is_paired_with_change_outside(outside, o
     for side in ("noised", "inverted"):
         answer = next(a for a in found.answers if a.name == f"transport_image.{side}.inside")
         assert answer.outcome == outcome and not answer.primary and answer.effects[0].n == 15
-        assert answer.effects[0].estimate == pytest.approx(0.5 - outside, abs=0.03)
-        assert f"from {'a noised' if side == 'noised' else 'an inverted'} picture changes" in answer.sentence
-        assert "outside the mask" in answer.sentence and "n = 15 pictures" in answer.sentence
+        assert [effect.control for effect in answer.effects] == list(CONTROLS)
+        for effect in answer.effects:
+            assert effect.estimate == pytest.approx(0.5 - control, abs=0.03)
+            assert effect.p_adjusted >= effect.p
+        assert f"from {'a noised' if side == 'noised' else 'an inverted'} picture concentr" in answer.sentence
+        alone = re.search(r"by (\S+) inside and 0.1 outside .* difference is (\S+), 95 % CI", answer.sentence)
+        assert [float(x) for x in alone.groups()] == pytest.approx([0.5, 0.4], abs=0.02)
+        assert answer.sentence.endswith("n = 15 pictures).")
     assert set(both) <= set(found.tables["transport_image"]["metric"])
     by_prompts = Transport().answer(table, metrics=metrics, judging=QUICK)
     assert not any("inside" in a.name for a in by_prompts.answers)
@@ -110,7 +120,48 @@ def test_blends_are_compared_at_the_same_change_of_the_image() -> None:
     blend = answers["transport_text.blends.margin"]
     assert blend.outcome == "supported" and blend.effects[0].estimate == pytest.approx(0.2)
     assert "latents blended to the same SSIM" in blend.sentence
+    assert "measured (0, 0.5 and 1); in no pair did the edit change the picture more" in blend.sentence
     assert at_equal_change(effects(blends=False), [], "margin", arms=["massive-0.s-1"]) is None
+
+
+def test_where_the_edit_changes_more_than_the_source_differs_the_source_stands_in_and_is_counted() -> None:
+    table = effects(wobble=0.0)
+    # In one direction of three pairs the source itself is at SSIM 0.6, and the edit at 0.5.
+    near = table["unit"].isin(["pair-000", "pair-004", "pair-007"]) & (table["side"] == "backward")
+    blends = near & (table["family"] == "latent_blend") & (table["metric"] == "ssim")
+    table.loc[blends, "value"] = 1 - 0.4 * table.loc[blends, "strength"]
+    equal = at_equal_change(table, ["latent_blend"], "margin", arms=["massive-0.s-1"])
+    assert equal["beyond"].sum() == 3
+    assert np.allclose(equal.loc[equal["beyond"], "value"], 0.6)
+    assert np.allclose(equal.loc[~equal["beyond"], "value"], 0.3)
+    _, answers = answered(table)
+    assert "in 3 of 16 pairs the edit changed the picture" in answers["transport_text.blends.margin"].sentence
+
+
+def test_a_rate_of_0_or_1_has_an_exact_interval_and_equal_differences_are_said_to_be_equal() -> None:
+    tables, answers = answered(effects(pairs=24, blends=False))
+    # 16 pairs differ in colour, which none of them moved: 1 − 0.025 ** (1 / 16) = 0.206.
+    colour = answers["transport_text.moved.colour"]
+    assert colour.effects[0].n == 16
+    assert (
+        "Transfer rate of colour: 0 (95 % CI 0 to 0.206, exact binomial as no two pairs differ, n = 16 pairs)"
+    ) in colour.sentence
+    # The verdict is on differences, which keep their rule.
+    assert (colour.effects[0].ci_low, colour.effects[0].ci_high) == (0, 0)
+    assert "95 % CI 0 to 0 as the differences do not vary, n = 16 pairs" in colour.sentence
+    assert colour.outcome == "not supported"
+    table = tables["transport"]
+    row = table.query("metric == 'moved.colour' and family == 'massive' and pair_group == 'colour'").iloc[0]
+    assert row["n"] == 8 and (row["mean"], row["ci_low"]) == (0, 0)
+    assert row["ci_high"] == pytest.approx(1 - 0.025 ** (1 / 8)) and "Clopper–Pearson" in row["ci_note"]
+    assert (table.query("metric == 'margin'")["ci_note"] == "").all(), "no rate, and it varies"
+
+
+def test_few_pairs_of_which_none_moved_decide_nothing() -> None:
+    _, answers = answered(effects(pairs=6, blends=False))
+    colour = answers["transport_text.moved.colour"]
+    assert colour.effects[0].n == 4 and colour.outcome == "undecided"
+    assert "95 % CI 0 to 0.602" in colour.sentence
 
 
 def test_the_tables_have_a_row_for_every_mark() -> None:
@@ -118,12 +169,15 @@ def test_the_tables_have_a_row_for_every_mark() -> None:
     transport, curves = tables["transport"], tables["transport_curves"]
     assert list(transport.columns) == [
         "pair_group", "direction", "family", "strength", "metric", "mean", "ci_low", "ci_high", "n",
+        "ci_note",
     ]  # fmt: skip
     assert not transport.duplicated(list(transport.columns[:5])).any()
     assert set(transport["pair_group"]) == {"shape", "colour", "all"} and set(transport["n"]) == {0, 2}
     row = transport.query("pair_group == 'shape' and family == 'massive' and metric == 'moved.colour'")
     assert row["mean"].isna().all() and (row["n"] == 0).all()
-    assert list(curves.columns) == ["axis", "value", "family", "metric", "mean", "ci_low", "ci_high", "n"]
+    assert list(curves.columns) == [
+        "axis", "value", "family", "metric", "mean", "ci_low", "ci_high", "n", "ci_note",
+    ]  # fmt: skip
     assert set(zip(curves["axis"], curves["value"], strict=True)) == {
         ("k", "1"), ("part", "mean"), ("part", "all"),
     }  # fmt: skip
