@@ -369,13 +369,19 @@ class _Facts:
                 f"{did_you_mean(chosen, masks)}"
             )
         mask = masks[chosen]
-        if mask.grid is not None:
+        if mask.grid is not None or mask.image_size is not None:
             self._need_image(point, place, f"the mask {chosen!r}")
-            if mask.grid != self.grid:
-                raise BadInput(
-                    f"{place}: the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
-                    f"image has {rows} × {columns}. Make it for this image size."
-                )
+        if mask.grid is not None and mask.grid != self.grid:
+            raise BadInput(
+                f"{place}: the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
+                f"image has {rows} × {columns}. Make it for this image size."
+            )
+        made, size = mask.image_size, (self.sampling.height, self.sampling.width)
+        if made is not None and made != size:
+            raise BadInput(
+                f"{place}: the mask {chosen!r} was made for images of {made[0]} × {made[1]} pixels, and this "
+                f"graph's are {size[0]} × {size[1]}. Make it for this image size; nothing is resized."
+            )
         return mask.tokens
 
     def _need_image(self, point: HookPoint, place: str, what: str) -> None:

@@ -49,7 +49,13 @@ class NamedSets:
             flat, grid = rows, None
         if not flat or not all(isinstance(cell, bool) for cell in flat):
             return value
-        mask = MaskSpec(tokens=tuple(i for i, cell in enumerate(flat) if cell), grid=grid)
+        mask = validated(
+            MaskSpec,
+            "tokens",
+            tokens=tuple(i for i, cell in enumerate(flat) if cell),
+            grid=grid,
+            image_size=getattr(tokens, "image_size", None),
+        )
         return self._named(self.masks, "mask", mask)
 
     def _named(self, table: dict[str, Any], prefix: str, value: Any) -> str:

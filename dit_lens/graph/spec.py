@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -26,6 +27,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -95,10 +97,20 @@ class ChannelSetSpec(_Spec):
 
 
 class MaskSpec(_Spec):
-    """A named set of tokens; `grid` (rows, columns) ties it to one image size."""
+    """A named set of tokens; `grid` (rows, columns) ties it to images of so many tokens, `image_size`
+    (height, width) to those of so many pixels."""
 
     tokens: tuple[Index, ...]
     grid: tuple[Index, Index] | None = None
+    image_size: tuple[Index, Index] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A mask that no image size ties down is written, and hashed, as before there were any.
+        data: dict[str, Any] = written(self)
+        if self.image_size is None:
+            data.pop("image_size", None)
+        return data
 
 
 class BoxSpec(_Spec):

@@ -325,10 +325,26 @@ def _restricted_op(op: Intervention, blocks: Sequence[int]) -> Intervention:
     return op
 
 
+class _SizedRows(tuple[Any, ...]):
+    """Rows of a mask that is tied to one image size, which the graph checks; otherwise the rows alone."""
+
+    image_size: tuple[int, int]
+
+    def __new__(cls, rows: Iterable[Any], image_size: tuple[int, int]) -> _SizedRows:
+        made = super().__new__(cls, rows)
+        made.image_size = image_size
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.image_size
+
+
 def _listed(value: Any) -> Any:
     """Sequences and arrays as tuples of numbers, mappings with lists; anything else as it is."""
     if isinstance(value, str | Mapping):
         return value
+    if getattr(value, "image_size", None) is not None:
+        return value if isinstance(value, _SizedRows) else _SizedRows(value.tolist(), value.image_size)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, range | list | tuple | set | frozenset):

@@ -16,6 +16,7 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.graph.interventions import OPERATIONS
 from dit_lens.graph.trajectory_ref import TrajectoryRef
+from dit_lens.methods.spatial import Mask
 
 pytestmark = pytest.mark.pure
 
@@ -110,6 +111,21 @@ def test_the_value_is_frozen_and_equal_sets_are_held_once():
     assert g.spec.masks["mask-1"].grid == (2, 3)
     assert g.spec.masks["mask-1"].tokens == (5,)
     assert InterventionGraph.from_yaml(g.to_yaml()) == g
+
+
+def test_a_mask_keeps_its_image_size_and_one_without_any_is_the_graph_it_was():
+    def masked(mask):
+        g = InterventionGraph(sampling={"steps": 4})
+        arm = g.trajectory(prompt="a red circle", seed=0)
+        g.edit(arm, at="blocks.0.resid_post.image", tokens=mask, op="zero")
+        return g
+
+    plain = masked(np.eye(2, dtype=bool))
+    assert plain.hash == "eacf56971e7ab141", "hashes of graphs that were written before stay"
+    assert "image_size" not in plain.to_yaml() and masked(Mask(np.eye(2, dtype=bool))) == plain
+    sized = masked(Mask(np.eye(2, dtype=bool), image_size=(16, 32)))
+    assert sized.spec.masks["mask-1"].image_size == (16, 32) and sized.hash != plain.hash
+    assert InterventionGraph.from_yaml(sized.to_yaml()) == sized
 
 
 def test_a_graph_can_be_built_on_after_reading():

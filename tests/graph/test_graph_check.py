@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import dit_lens as dl
 from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import OPERATIONS
+from dit_lens.methods.spatial import Mask
 
 pytestmark = pytest.mark.tiny
 
@@ -123,6 +124,10 @@ FAULTS = [
     (edited(tokens={"box": [0, 0, 5, 1]}), ["edits.0.tokens: box [0, 0, 5, 1]", "4 × 4 tokens"]),
     (edited(tokens={"box": [0, 0, 1, 1]}, at="blocks.1.resid_post.context"), ["has none"]),
     (edited(tokens=np.ones((3, 4), dtype=bool)), ["made for 3 × 4 tokens", "has 4 × 4"]),
+    (
+        edited(tokens=Mask(np.eye(4, dtype=bool), image_size=(64, 64))),
+        ["edits.0.tokens: the mask 'mask-1' was made for images of 64 × 64 pixels", "nothing is resized"],
+    ),
     (edited(tokens="subject"), ["no mask 'subject'"]),
     (edited(tokens=[0], at="temb"), ["edits.0", "without tokens"]),
     (edited(steps=4), ["edits.0.steps: There is no step 4: there are 4, 0 to 3"]),

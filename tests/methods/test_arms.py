@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Clamp, EnergyMatched, Mean, Patch, Zero
+from dit_lens.graph.named_sets import NamedSets
 from dit_lens.methods.arms import CLEAN, Arm, ArmEdit, ablation_arm, arms_table, control_arm, require_distinct
 from dit_lens.methods.controls import KINDS, controls
+from dit_lens.methods.spatial import Mask
 from tests.methods.synthetic import imaginary_statistics
 
 pytestmark = pytest.mark.pure
@@ -151,3 +156,17 @@ def test_the_table_of_arms_has_nullable_coordinates_and_survives_parquet(tmp_pat
     assert (
         back["block"].isna().tolist() == [True, False] and back["edits"].tolist() == table["edits"].tolist()
     )
+
+
+def test_an_arms_mask_keeps_the_image_size_that_a_graph_checks() -> None:
+    values = np.eye(4, dtype=bool)
+    plain, sized = (
+        ablation_arm("a", "massive", [3], "zero", tokens=Mask(values, image_size=size))
+        for size in (None, (64, 64))
+    )
+    assert plain == sized and plain.as_data() == sized.as_data(), "results stay where they were"
+    again = deepcopy(replace(sized.edits[0], order=1))
+    for edit, size in ((plain.edits[0], None), (sized.edits[0], (64, 64)), (again, (64, 64))):
+        sets = NamedSets()
+        assert sets.tokens(edit.tokens) == "mask-1"
+        assert (sets.masks["mask-1"].image_size, sets.masks["mask-1"].grid) == (size, (4, 4))

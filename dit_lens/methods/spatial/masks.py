@@ -36,9 +36,9 @@ class Mask:
 
     `image_size` (height, width) in pixels ties it to pictures of that size; None fits any picture of the
     grid. `about` says how it was made and takes no part in equality. As `tokens=` of an edit it addresses its
-    tokens, and the graph refuses it for images of another grid. Empty and full masks are legal values: a full
-    one addresses every token, an empty one none, and an edit of no token changes nothing, bit for bit. As a
-    truth both are refused (`require_partial`).
+    tokens, and the graph refuses it for images of another grid or size. Empty and full masks are legal: a
+    full one addresses every token, an empty one none, and an edit of no token changes nothing, bit for bit.
+    As a truth both are refused (`require_partial`).
 
     Raises:
         BadInput: not two-dimensional, not boolean, or an image that the grid does not divide.

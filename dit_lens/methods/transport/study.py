@@ -109,6 +109,12 @@ class CarryStudy:
                 f"{case.unit}: the mask has {rows} × {columns} tokens, and a picture of {height} × {width} "
                 f"pixels has {grid[0]} × {grid[1]}. Make the mask for this size."
             )
+        made = case.mask.image_size
+        if made is not None and made != (height, width):
+            raise BadInput(
+                f"{case.unit}: the mask was made for pictures of {made[0]} × {made[1]} pixels, and the run's "
+                f"are {height} × {width}. Make the mask for this size; nothing is resized."
+            )
 
     # ----------------------------------------------------------------------------------------- known
     @cached_property

@@ -33,6 +33,7 @@ def study(lens, mask, *, carries=(BLEND,), names=WITH_A_MASK, prompts=("a", "b")
         # Two by two tokens would divide the picture evenly, and mean other pixels than were meant.
         (Mask(np.eye(2, dtype=bool)), "pair-000: the mask has 2 × 2 tokens, .* 16 × 16 pixels has 4 × 4"),
         (Mask(np.ones((3, 5), dtype=bool)), "3 × 5 tokens"),
+        (Mask(np.eye(4, dtype=bool), (32, 32)), "for pictures of 32 × 32 pixels, and the run's are 16 × 16"),
         ("subject", "the subject can be told in pictures of 48 × 48 .* and the run's are 16 × 16"),
     ],
 )
