@@ -5,10 +5,13 @@ the source while much of the target stays. Here every way of carrying is measure
 many others (low, random, of the next ranks), others changed by as much (energy-matched), all channels, all
 but the massive ones, and what a user would do instead (mixing latents, pixels or prompts).
 
-The unit is the pair of prompts, or the picture: its directions, seeds and draws are averaged first.
+The unit is the pair of prompts, or the picture: its directions, seeds and draws are averaged first. Of one
+picture that was carried into several prompts' runs, each of these targets is a unit, and nothing is said
+about other pictures.
 
-Tables: `transport` and `transport_image` (group × direction or origin × family × strength × metric) and
-`transport_curves` (strength 1, all directions and groups, along blocks, steps, k and part).
+Tables: `transport` and `transport_image` (group × direction or origin × family × strength × metric; of
+pictures, `unit` says what n counts) and `transport_curves` (strength 1, all directions and groups, along
+blocks, steps, k and part).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.questions.question import Answered, Judging
-from dit_lens.methods.questions.transport_claims import IMAGE, TEXT, Comparisons
+from dit_lens.methods.questions.transport_claims import IMAGE, TEXT, UNITS, Comparisons
 from dit_lens.methods.questions.transport_tables import curves, families
 from dit_lens.zoo.scenes import ATTRIBUTES
 
@@ -41,15 +44,24 @@ SIDES = {TEXT: "direction", IMAGE: "origin"}
 
 @dataclass(frozen=True)
 class Transport:
-    """The question about pairs of prompts (`transport_text`) or about pictures (`transport_image`)."""
+    """The question about pairs of prompts (`transport_text`) or about pictures (`transport_image`).
+
+    `unit` is what counts once: "pair", "picture", or "target" where one picture went into several.
+    """
 
     name: str = TEXT
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in TITLES:
             raise BadInput(
                 f"There is no question {self.name!r} of transport; there are: {', '.join(TITLES)}."
             )
+        units = UNITS[self.name]
+        if not self.unit:
+            object.__setattr__(self, "unit", units[0])
+        if self.unit not in units:
+            raise BadInput(f"{self.name} counts no {self.unit!r}; it counts: {', '.join(units)}.")
 
     @property
     def title(self) -> str:
@@ -78,7 +90,9 @@ class Transport:
         of_families = shown[shown["axis"] == ""]
         name = "transport" if self.name == TEXT else IMAGE
         tables = {name: families(of_families, known, judging, side=SIDES[self.name])}
-        if self.name == TEXT:
+        if self.name == IMAGE:
+            tables[name].insert(list(tables[name].columns).index("n") + 1, "unit", self.unit)
+        else:
             tables["transport_curves"] = curves(shown, known, judging)
         return Answered(tables, tuple(self._answers(of_families, known, judging)))
 
@@ -95,7 +109,7 @@ class Transport:
         first = True
         for side in sides:
             rows = effects if side is None else effects[effects["side"] == side]
-            tests = Comparisons(self.name, side, rows, judging)
+            tests = Comparisons(self.name, side, rows, judging, self.unit)
             for metric in judged:
                 yield tests.against_controls(metric, primary=first and metric == primary)
             if {"change_inside", "change_outside"} <= set(metrics):

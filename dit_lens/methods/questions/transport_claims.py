@@ -1,6 +1,7 @@
 """What carrying is compared with, claim by claim: other channels, blends, the rest of the image.
 
-The unit is the pair of prompts, or the picture.
+The unit is the pair of prompts, or the picture; of one picture that was carried into several targets, the
+target.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dit_lens.methods.answers import Answer
 from dit_lens.methods.questions.judged import corrected, joint_answer
 from dit_lens.methods.questions.levels import Contrast, Level, Measured, change, metric_of
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.questions.sentences import control_words, figure, levels, listing
+from dit_lens.methods.questions.sentences import control_words, figure, levels, listing, sentences
 from dit_lens.methods.resampling import EXACT
 from dit_lens.methods.transport.arms import CONTROLS, MASSIVE
 from dit_lens.methods.transport.blends import KINDS as BLENDS
@@ -28,7 +29,9 @@ TEXT, IMAGE = "transport_text", "transport_image"
 
 SOURCES = ("2605.13974",)
 
-_UNITS = {TEXT: "pair", IMAGE: "picture"}
+UNITS = {TEXT: ("pair",), IMAGE: ("picture", "target")}
+"""What may count once in each question, the usual first. A target does where all have the same source: then
+nothing is found out about other sources."""
 
 _EXCESS = "change_inside − change_outside"
 
@@ -42,8 +45,10 @@ _CLAIMS = {
 class Comparisons:
     """The comparisons of one question, or of one of its sides."""
 
-    def __init__(self, question: str, side: str | None, effects: pd.DataFrame, judging: Judging) -> None:
-        self.question, self.side, self.judging = question, side, judging
+    def __init__(
+        self, question: str, side: str | None, effects: pd.DataFrame, judging: Judging, unit: str
+    ) -> None:
+        self.question, self.side, self.judging, self.unit = question, side, judging, unit
         self.effects = effects
         self.arms: dict[str, list[str]] = {}
         full = effects[effects["strength"] == 1]
@@ -64,6 +69,8 @@ class Comparisons:
         if self.question == TEXT:
             return "carrying massive channels over from another prompt's run"
         how = {"noised": "a noised picture", "inverted": "an inverted picture"}
+        if self.unit == "target":
+            how = {side: words.replace(words.split()[0], "one", 1) for side, words in how.items()}
         return f"carrying massive channels over from {how.get(str(self.side), 'a picture')}"
 
     def _effects(self, metric: str, controls: Sequence[str]) -> dict[str, Effect]:
@@ -126,12 +133,12 @@ class Comparisons:
 
     def _interval(self, level: Level) -> str:
         """Interval and n of a rate, and why the interval is an exact one where it is."""
-        n = f"n = {level.n} {_UNITS[self.question]}{'' if level.n == 1 else 's'}"
+        n = f"n = {level.n} {self.unit}{'' if level.n == 1 else 's'}"
         if not np.isfinite(level.low):
             return n
         ends = f"{100 * self.judging.confidence:g} % CI {figure(level.low)} to {figure(level.high)}"
         if level.note == EXACT:
-            ends += f", exact binomial as no two {_UNITS[self.question]}s differ"
+            ends += f", exact binomial as no two {self.unit}s differ"
         return f"{ends}, {n}"
 
     def _unedited(self, metric: str) -> str:
@@ -202,7 +209,7 @@ class Comparisons:
         )
         units, beyond = (set(rows["prompt"]) for rows in (equal, equal[equal["beyond"]]))
         said = f"Blends are interpolated between the strengths that were measured ({between})"
-        unit = _UNITS[self.question]
+        unit = self.unit
         if not beyond:
             return f"{said}; in no {unit} did the edit change the picture more than the source itself differs"
         return (
@@ -266,8 +273,17 @@ class Comparisons:
 
     def _answer(self, effects: Sequence[Effect], **about: Any) -> Answer:
         made = joint_answer(effects, direction="greater", alpha=self.judging.alpha, sources=SOURCES, **about)
-        return made.model_copy(
-            update={"sentence": of_units(made.sentence, _UNITS[self.question]), "question": self.question}
+        said = sentences(of_units(made.sentence, self.unit), self._whose())
+        return made.model_copy(update={"sentence": said, "question": self.question})
+
+    def _whose(self) -> str:
+        """Of how many pictures an answer speaks, where it is one."""
+        if self.unit != "target":
+            return ""
+        n = self.effects["unit"].nunique()
+        return (
+            f"One picture was carried into {n} target{'' if n == 1 else 's'}, so nothing is said about other "
+            "pictures"
         )
 
 
@@ -326,6 +342,9 @@ def of_units(sentence: str, unit: str) -> str:
     'n = 3 pairs, n = 1 pair'
     >>> of_units("1 prompt cannot give a p-value", "picture")
     '1 picture cannot give a p-value'
+    >>> of_units("one prompt gives no interval", "target")
+    'one target gives no interval'
     """
     counted = re.sub(r"(n = \d+) prompt(s?)\b", rf"\1 {unit}\2", sentence)
+    counted = re.sub(r"\b([Oo]ne) prompt gives\b", rf"\1 {unit} gives", counted)
     return re.sub(r"\b(\d+) prompt(s?) cannot", rf"\1 {unit}\2 cannot", counted)

@@ -193,6 +193,39 @@ def test_pictures_are_judged_by_origin() -> None:
     assert "n = 9 pictures" in answers["transport_image.noised.margin"].sentence
 
 
+def test_targets_of_one_picture_are_counted_as_targets() -> None:
+    """Eight captions are not eight pictures."""
+    table = effects(pairs=9, sides=("noised", "inverted")).assign(group="all")
+    rows = table[table["metric"] == "ssim"]
+    sides = {"change_inside": 1 - rows["value"], "change_outside": 0.1 + 0 * rows["value"]}
+    table = pd.concat([table, *(rows.assign(metric=name, value=each) for name, each in sides.items())])
+    metrics = (*METRICS, *sides)
+    found = Transport("transport_image", "target").answer(table, metrics=metrics, judging=QUICK)
+    assert set(found.tables["transport_image"]["unit"]) == {"target"}
+    assert {answer.name.split(".")[-1] for answer in found.answers} >= {"margin", "moved", "inside"}
+    for answer in found.answers:
+        assert "n = 9 targets" in answer.sentence and "n = 9 pictures" not in answer.sentence
+        assert f"from one {answer.name.split('.')[1]} picture " in answer.claim
+        assert answer.sentence.endswith(
+            "One picture was carried into 9 targets, so nothing is said about other pictures."
+        )
+        assert answer.sentence.lower().find(answer.claim.lower()) > 0
+    several = Transport("transport_image").answer(table, metrics=metrics, judging=QUICK)
+    assert set(several.tables["transport_image"]["unit"]) == {"picture"}
+    assert all("n = 9 pictures" in a.sentence and "One picture" not in a.sentence for a in several.answers)
+    (alone, *_) = (
+        Transport("transport_image", "target")
+        .answer(table[table["unit"] == "pair-000"], metrics=metrics, judging=QUICK)
+        .answers
+    )
+    assert "n = 1 target" in alone.sentence
+    assert "prompt gives" not in alone.sentence and alone.sentence.endswith(
+        "1 target, so nothing is said about other pictures."
+    )
+    with pytest.raises(BadInput, match="transport_text counts no 'target'; it counts: pair"):
+        Transport("transport_text", "target")
+
+
 def test_without_alignment_latents_decide_and_without_anything_nothing() -> None:
     table = effects()
     found = Transport().answer(table, metrics=["toward_latent", "ssim"], judging=QUICK)
