@@ -9,13 +9,11 @@ from pydantic import BaseModel
 
 from dit_lens.analysis.spec import AnalysisSpec
 from dit_lens.errors import as_sentence, did_you_mean
+from dit_lens.plain_yaml import Key
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
-
-Key = tuple[str | int, ...]
-"""A place in nested data."""
 
 
 def explained(

@@ -5,19 +5,19 @@ Files are data: YAML goes through the safe loader, and nothing in a spec is exec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from dit_lens.analysis.faults import Key, explained
+from dit_lens.analysis.faults import explained
 from dit_lens.analysis.files import find_spec, named_text_file, read_pairs, read_prompts, read_text
 from dit_lens.analysis.spec import SELECTIONS, AnalysisSpec
 from dit_lens.errors import BadInput
 from dit_lens.paths import named_path
+from dit_lens.plain_yaml import Key, load_yaml, load_yaml_and_lines
 
 _FILES = {
     ("effects", "prompts"): read_prompts,
@@ -176,16 +176,7 @@ def _names_a_place(value: Any, words: Sequence[str]) -> bool:
 
 def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     """The file's mapping, and the line of every key in it."""
-    text = read_text(path, what="spec")
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines(node, (), path)) if node is not None else {}
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise BadInput(f"{path}{line}: this is no YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: this is no YAML: {error}.") from None
+    data, lines = load_yaml_and_lines(read_text(path, what="spec"), str(path))
     if not isinstance(data, dict):
         raise BadInput(
             f"{path}: a spec is a mapping with at least model, prompts and seeds; "
@@ -194,36 +185,15 @@ def _load_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     return data, lines
 
 
-def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise BadInput(
-                    f"{path}:{line}: {'.'.join(map(str, (*at, key.value)))}: the key stands twice, first in "
-                    f"line {seen[key.value]}. YAML would silently take the last; keep one."
-                )
-            seen[key.value] = line
-            yield (*at, key.value), line
-            yield from _lines(value, (*at, key.value), path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*at, index), value.start_mark.line + 1
-            yield from _lines(value, (*at, index), path)
-
-
 def _override(data: dict[str, Any], text: str) -> None:
     key, equals, written = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise BadInput(f"--set {text}: write key.path=value, for example --set sampling.steps=8")
     try:
-        value = yaml.safe_load(written)
-    except yaml.YAMLError:
-        raise BadInput(
-            f"--set {text}: {written!r} is no YAML value. Quote it, or check its brackets."
-        ) from None
+        value = load_yaml(written, f"--set {text}")
+    except BadInput as error:
+        raise BadInput(f"{error} Quote the value if it is a text, or check its brackets.") from None
     if parts == ["model"] and isinstance(value, str):
         value = {"name": value}
     if value is None and len(parts) == 1 and parts[0] in AnalysisSpec.model_fields:

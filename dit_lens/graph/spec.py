@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -33,6 +32,7 @@ from pydantic import (
 
 from dit_lens.errors import BadInput, as_sentence, did_you_mean
 from dit_lens.graph.interventions import as_edit, json_schema
+from dit_lens.plain_yaml import load_yaml
 
 SCHEMA_VERSION = 1
 
@@ -253,16 +253,7 @@ def spec_from_yaml(source: str | Path) -> GraphSpec:
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"Cannot read the graph {place}: {error}.") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.constructor.ConstructorError as error:
-        raise BadInput(
-            f"{place}: a graph is plain data, and this is not: {error.problem}. Write texts, numbers, lists "
-            "and mappings; tags that make Python objects are never followed."
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: this is no YAML: {error}.") from None
-    return spec_from_data(data, place)
+    return spec_from_data(load_yaml(text, place), place)
 
 
 def free_name(kind: str, name: str | None, taken: Container[str], place: str) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,12 +171,14 @@ class ChannelSet(BaseModel):
         """
         path = Path(path)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_once, path))
         except OSError as error:
             raise BadInput(
                 f"Cannot read the channel set {path}: {error.strerror or error}. "
                 "`dit-lens discover MODEL --prompts FILE --out FILE` writes one."
             ) from error
+        except BadInput:
+            raise
         except ValueError as error:
             raise BadInput(
                 f"{path} is not JSON ({error}). A channel set is what `dit-lens discover` writes."
@@ -219,6 +222,16 @@ def require_found_in(lens: DiTLens, model: str | None, fingerprint: object) -> N
             f"is {lens.name!r} ({lens.fingerprint[:12]}). Channel numbers mean nothing in another model: "
             "discover them here."
         )
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of a file; `BadInput` for a key that stands twice, of which JSON would take the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise BadInput(f"{path}: the key {key!r} stands twice in a mapping. Keep one.")
+        found[key] = value
+    return found
 
 
 def _faults(error: ValidationError) -> str:

@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, judge_all
 from dit_lens.methods.stats import Effect
+from dit_lens.plain_yaml import load_yaml
 from dit_lens.report.section import RunView
 from dit_lens.report.text import count, listing
-from dit_lens.run.records import RunFolder
+from dit_lens.run.records import SPEC, RunFolder
 from dit_lens.run.run_record import ImageEntry
 
 Key = tuple[str, str]
@@ -292,8 +291,8 @@ def _effect_data(effect: Effect) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ specs
 def _spec(view: RunView) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(view.folder.spec_text)
-    except yaml.YAMLError:
+        value = load_yaml(view.folder.spec_text, SPEC)
+    except BadInput:
         return {}
     return value if isinstance(value, dict) else {}
 

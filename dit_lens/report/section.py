@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from markupsafe import Markup
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS, Answer, Results
+from dit_lens.plain_yaml import load_yaml
 from dit_lens.report.text import count, listing, number
-from dit_lens.run.records import RunFolder
+from dit_lens.run.records import SPEC, RunFolder
 from dit_lens.run.run_record import ImageEntry, RunRecord
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ class RunView:
     def spec(self) -> dict[str, Any]:
         """The resolved spec; empty where it cannot be read."""
         try:
-            spec = yaml.safe_load(self.folder.spec_text)
-        except yaml.YAMLError:
+            spec = load_yaml(self.folder.spec_text, SPEC)
+        except BadInput:
             return {}
         return spec if isinstance(spec, dict) else {}
 

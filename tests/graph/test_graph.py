@@ -174,7 +174,16 @@ FAULTS = {
     "schema_version: 2": ["schema version 2", "reads 1"],
     "[1, 2]": ["a graph is a mapping"],
     "{": ["no YAML"],
-    "edits: !!python/object/apply:os.system [ls]": ["graph: a graph is plain data", "tags that make Python"],
+    "channel_sets:\n  m: {blocks: {0: [1]}}\n  m: {blocks: {0: [2]}}": [
+        "graph:3: channel_sets.m: the key stands twice, first in line 2"
+    ],
+    "channel_sets: {m: {blocks: {1: [3], '1': [4]}}}": [
+        "graph:1: channel_sets.m.blocks.1: the key stands twice"
+    ],
+    "edits: !!python/object/apply:os.system [ls]": [
+        "graph:1: only plain data is read",
+        "tags that make Python",
+    ],
     "trajectories: [{id: a, prompt: x, seed: 0, guidance_scale: 8}]": [
         "trajectories.0.guidance_scale",
         "same size and guidance",

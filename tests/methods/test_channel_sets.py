@@ -119,6 +119,7 @@ def test_jaccard() -> None:
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("\ud800".encode("utf-8", "surrogatepass"), "is not JSON"),
+        ('{"blocks": {"0": [1], "0": [2]}}', "the key '0' stands twice"),
         ("[1]", "not a channel set: the file: "),
         ("{}", "model: Field required"),
         ('"schema_version": 2', "schema_version: Value error, is 2; this dit_lens reads 1"),

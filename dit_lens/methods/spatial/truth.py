@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.spatial.masks import Grid, Mask, require_partial
+from dit_lens.plain_yaml import load_yaml
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,19 +128,19 @@ class FileTruth:
 
         Raises `BadInput` where there is no such list, or it holds anything else.
         """
-        import yaml
-
         place = Path(folder)
         listed = place / "masks.yaml"
         shape = (
             "It lists entries such as {prompt: a red circle, seed: 0, file: circle.png}; seed may be absent."
         )
         try:
-            entries = yaml.safe_load(listed.read_text(encoding="utf-8"))
+            entries = load_yaml(listed.read_text(encoding="utf-8"), str(listed))
         except OSError as error:
             raise BadInput(f"Cannot read {listed}: {error.strerror or error}. {shape}") from error
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"{listed} is no YAML ({error!s:.80}). {shape}") from error
+        except BadInput as error:
+            raise BadInput(f"{error} {shape}") from None
+        except ValueError as error:
+            raise BadInput(f"{listed} is no UTF-8 text ({error!s:.80}). {shape}") from error
         masks: dict[Any, Path] = {}
         for entry in entries if isinstance(entries, list) and entries else [None]:
             if not isinstance(entry, dict) or not {"prompt", "file"} <= set(entry) <= {
@@ -149,6 +150,8 @@ class FileTruth:
             }:
                 raise BadInput(f"{listed}: {entry!r:.80} is no entry. {shape}")
             key = entry["prompt"] if entry.get("seed") is None else (entry["prompt"], entry["seed"])
+            if key in masks:
+                raise BadInput(f"{listed}: {entry!r:.80} stands twice, and a sample has one mask. Keep one.")
             masks[key] = place / str(entry["file"])
         return cls(masks, name=f"masks in {place.name}")
 

@@ -87,6 +87,19 @@ def test_a_folder_that_lists_no_masks(tmp_path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {prompt: a, file: b.png, file: c.png}", r"masks\.yaml:1: 0\.file: the key stands twice"),
+        ("- {prompt: a, file: b.png}\n- {prompt: a, file: c.png}", r"'c\.png'} stands twice"),
+    ],
+)
+def test_of_two_masks_for_one_sample_none_is_taken(tmp_path, text: str, said: str) -> None:
+    (tmp_path / "masks.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        FileTruth.in_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("mask", "said"),
     [
         (Mask(np.zeros(GRID, bool)), "is empty"),
