@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, split
+from dit_lens.analysis.fairness import useful
 from dit_lens.analysis.plan import Plan, make_plan
 from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.errors import BadInput
 from dit_lens.model.quantities import readable_time
-from dit_lens.run.records import RECORD, RunFolder
+from dit_lens.plain_yaml import load_yaml
+from dit_lens.run.records import RECORD, SPEC, RunFolder
 from dit_lens.run.run_record import INTERRUPTED, RunRecord
 
 if TYPE_CHECKING:
@@ -120,14 +122,19 @@ def write_report(run_dir: str | Path, *, say: Say | None = None) -> Path:
 def _spec_of_one(folder: RunFolder, question: str) -> str:
     """The spec of a folder's run, reduced to one of its questions; empty where another version wrote it."""
     try:
-        spec = AnalysisSpec.model_validate(yaml.safe_load(folder.spec_text))
+        spec = AnalysisSpec.model_validate(load_yaml(folder.spec_text, SPEC))
         unused = {key for key, users in USERS.items() if question not in users}
         kept = {key: value for key, value in spec.as_data().items() if key not in unused}
         if question not in JUDGED_SECTIONS:
             # Without a question that judges, all prompts would choose the channels.
             kept["prompts"] = split(spec)[0]
+        elif "effects" in kept:
+            controls = useful(kept["effects"].pop("controls"), [question])
+            kept["effects"] |= {"controls": controls} if controls else {}
+        if question == "transport_image":
+            kept["transport"] = {k: v for k, v in kept["transport"].items() if k not in TEXT_ALONE}
         return spec_text(AnalysisSpec.model_validate({**kept, "sections": [question]}))
-    except (yaml.YAMLError, ValueError):
+    except ValueError:
         return ""
 
 
@@ -145,9 +152,9 @@ def open_model(spec: AnalysisSpec) -> DiTLens:
 
 def _sections_of(folder: RunFolder) -> set[str]:
     try:
-        data = yaml.safe_load(folder.spec_text)
+        data = load_yaml(folder.spec_text, SPEC)
         return set(AnalysisSpec.model_validate(data).sections)
-    except (yaml.YAMLError, ValueError):
+    except ValueError:
         # A folder from another version still has its tables: show what there is.
         return set(folder.table_names)
 
@@ -207,16 +214,15 @@ class _Run:
 
     def _take_over(self) -> None:
         """Check that the earlier run measured this very model, and keep its timings."""
+        if not (self.folder.path / RECORD).exists():
+            return  # there was no earlier run, or it ended before it had a record
         try:
             earlier = self.folder.record
-        except BadInput:
-            return  # there was none, or it ended before it had a record
-        if earlier.fingerprint != self.lens.fingerprint:
-            raise BadInput(
-                f"{self.folder.path} holds results of {earlier.model} with other weights (fingerprint "
-                f"{earlier.fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
-                "--fresh (resume=False in Python) replaces them; --out chooses another folder."
-            )
+        except BadInput as error:
+            self._take_over_without_record()
+            self.say(f"Warning: {error} This run writes it anew, and keeps what the earlier one finished.")
+            return
+        self._require_these_weights(earlier.model, earlier.fingerprint)
         state = {"finished": "a finished run", "failed": "an unfinished run"}.get(
             earlier.status, "a run that was cut off"
         )
@@ -225,6 +231,22 @@ class _Run:
             "It goes on from there; --fresh begins anew."
         )
         self.timings.update(earlier.timings)
+
+    def _take_over_without_record(self) -> None:
+        from dit_lens.methods.channels import ChannelStatistics
+
+        place = self.folder.path / STATISTICS
+        if place.is_dir():
+            measured = ChannelStatistics.load(place).provenance
+            self._require_these_weights(measured["model"], measured["fingerprint"])
+
+    def _require_these_weights(self, model: str, fingerprint: str) -> None:
+        if fingerprint != self.lens.fingerprint:
+            raise BadInput(
+                f"{self.folder.path} holds results of {model} with other weights (fingerprint "
+                f"{fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
+                "--fresh (resume=False in Python) replaces them; --out chooses another folder."
+            )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

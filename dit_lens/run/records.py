@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.plain_yaml import load_yaml
 from dit_lens.run.run_record import SCHEMA_VERSION, ImageEntry, RunRecord
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ class RunFolder:
         """Open a folder for the run of one spec (YAML text).
 
         A folder that holds a run of the same spec is emptied of that run, or kept with `resume=True`.
-        Raises `BadInput` when the folder holds the run of another spec, or files that are no run, or when
-        another process is writing to it.
+        Raises `BadInput` when the folder holds the run of another spec or of a newer version, or files that
+        are no run, or when another process is writing to it.
         """
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise BadInput(f"Cannot write a run to {folder.path}: it is a file. Name a folder with --out.")
+        folder._refuse_newer_version()
         present = sorted(entry.name for entry in folder.path.iterdir()) if folder.path.exists() else []
         if (folder.path / SPEC).exists():
             folder._refuse_another_spec(spec_text)
@@ -120,6 +122,21 @@ class RunFolder:
             )
         _ = folder.record
         return folder
+
+    def _refuse_newer_version(self) -> None:
+        """Nothing that a newer version wrote is destroyed, whatever else lies beside it."""
+        for name in (RECORD, CHANNELS, RESULTS):
+            place = self.path / name
+            try:
+                version = _read_json(place).get("schema_version") if place.is_file() else None
+            except BadInput:
+                continue  # damaged, and the user is told when the run is taken over
+            if isinstance(version, int | float) and version > SCHEMA_VERSION:
+                raise BadInput(
+                    f"{place} has schema_version {version}, and this dit_lens writes {SCHEMA_VERSION}: the "
+                    "run of a newer version is neither continued nor replaced. Name another folder with "
+                    "--out DIR, or update: pip install --upgrade dit-lens"
+                )
 
     def _refuse_another_spec(self, spec_text: str) -> None:
         if _same_yaml(self.spec_text, spec_text):
@@ -323,9 +340,7 @@ def _refuse_newer(value: Mapping[str, Any], place: Path) -> None:
 
 def _same_yaml(first: str, second: str) -> bool:
     """Whether two YAML texts say the same; comments and layout do not make another spec."""
-    import yaml
-
     try:
-        return bool(yaml.safe_load(first) == yaml.safe_load(second))
-    except yaml.YAMLError:
+        return bool(load_yaml(first, SPEC) == load_yaml(second, SPEC))
+    except BadInput:
         return first == second

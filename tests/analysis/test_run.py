@@ -9,6 +9,8 @@ import pytest
 
 import dit_lens
 from dit_lens.analysis import plan_analysis, run_analysis, write_report
+from dit_lens.analysis.reading import read_spec
+from dit_lens.analysis.run import spec_text
 from dit_lens.analysis.spec import CHANNEL_SECTIONS
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.run.records import RunFolder
@@ -144,6 +146,40 @@ def test_another_models_results_are_not_continued(
     assert files(out) == before
     run_analysis({**SPEC, "sections": ["spectrum"]}, out, lens=other, resume=False, progress=False)
     assert RunFolder.read(out).record.fingerprint == other.fingerprint
+
+
+def test_a_run_whose_record_is_broken_goes_on_with_a_word_about_it_and_no_other_weights(
+    make_pipeline, tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path
+) -> None:
+    out, spec = tmp_path / "run", {**SPEC, "sections": ["spectrum"], "samples": {"count": 0}}
+    run_analysis(spec, out, lens=tiny_sd3_lens, progress=False)
+    statistics = files(out / "statistics")
+    (out / "run.json").write_text('{"schema_version": 1, "na')
+    said: list[str] = []
+    run_analysis(spec, out, lens=tiny_sd3_lens, progress=False, say=said.append)
+    assert any("run.json cannot be read as JSON" in line and "writes it anew" in line for line in said)
+    assert "Discovery: kept from the earlier run." in said
+    assert RunFolder.read(out).record.status == "finished" and files(out / "statistics") == statistics
+    pipeline = make_pipeline("sd3")
+    pipeline.transformer.pos_embed.proj.bias.data += 1
+    (out / "run.json").write_text("")
+    with pytest.raises(BadInput, match=r"other weights.*--fresh"):
+        run_analysis(spec, out, lens=dit_lens.load(pipeline), progress=False)
+    assert (out / "run.json").read_text() == ""
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_newer_versions_run_is_left_alone(
+    resume: bool, tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, spec = tmp_path / "run", {**SPEC, "sections": ["spectrum"], "samples": {"count": 0}}
+    RunFolder.create(out, spec_text(read_spec(spec)))
+    (out / "run.json").write_text('{"schema_version": 99}')
+    before = files(out)
+    monkeypatch.setattr("dit_lens.methods.channels.discover", lambda *_, **__: pytest.fail("something ran"))
+    with pytest.raises(BadInput, match=r"schema_version 99.*pip install --upgrade") as refused:
+        run_analysis(spec, out, lens=tiny_sd3_lens, resume=resume, progress=False)
+    assert refused.value.exit_status == 2 and files(out) == before
 
 
 def test_only_the_sections_asked_for_are_made(tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path) -> None:

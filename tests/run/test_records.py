@@ -191,6 +191,19 @@ def test_resume_keeps_what_was_finished(tmp_path) -> None:
     assert RunFolder.create(tmp_path / "run", SPEC, resume=True).table_names == ("spectrum",)
 
 
+@pytest.mark.parametrize("name", ["run.json", "channels.json", "results.json"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_a_newer_version_wrote_is_neither_continued_nor_destroyed(tmp_path, name, resume) -> None:
+    folder = RunFolder.create(tmp_path / "run", SPEC)
+    folder.write_table("spectrum", pd.DataFrame({"a": [1]}))
+    atomic_write(folder.path / name, '{"schema_version": 99, "new": [1]}')
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    for spec in (SPEC, "another: spec"):
+        with pytest.raises(BadInput, match=rf"{name} has schema_version 99.*--out DIR"):
+            RunFolder.create(folder.path, spec, resume=resume)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("…")
     with pytest.raises(BadInput, match=r"thesis\.tex.*--out"):
