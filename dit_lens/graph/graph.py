@@ -381,8 +381,11 @@ class InterventionGraph:
 
         return make_plan(self.check(lens, paths=paths), arms_per_forward=arms_per_forward, sham=sham)
 
-    def show(self) -> str:
-        """The graph as a text drawing.
+    def show(self, lens: DiTLens | None = None) -> str:
+        """The graph as a text drawing; with a `lens`, followed by what a run will do and cost on that model.
+
+        Raises:
+            BadInput: as `check`, where there is a lens.
 
         >>> g = InterventionGraph(sampling={"steps": 4})
         >>> circle = g.trajectory(prompt="a red circle", seed=0, id="circle")
@@ -392,7 +395,17 @@ class InterventionGraph:
         ● circle   'a red circle', seed 0
         └─ zero   blocks.4.resid_post.image; channels 60; steps [2]
         """
-        return draw(self.spec)
+        drawing = draw(self.spec)
+        return drawing if lens is None else f"{drawing}\n\n{self.plan(lens)}"
+        >>> print(g.show(lens))
+        graph ...   sampling: steps 4
+        ● circle   'a red circle', seed 0
+        └─ zero   blocks.4.resid_post.image; channels 60; steps [2]
+        <BLANKLINE>
+        graph ...: 1 trajectory of 1 prompt × seed, 4 steps
+          forwards      6, of at most 16 arms
+          block passes  54 (32 clean, 11 arm, 11 sham), 0.56 of those without reuse
+          memory        168 kB held for reuse, 0 B read
 
     def _repr_html_(self) -> str:
         from dit_lens.graph.notebook import graph_html

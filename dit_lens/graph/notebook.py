@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dit_lens.graph.drawing import draw_svg
+from dit_lens.graph.measured import needs_measured
 from dit_lens.inline_html import card, facts
 from dit_lens.model.quantities import readable_bytes
 
@@ -34,4 +35,8 @@ def plan_html(plan: Plan) -> str:
         "block passes": f"{plan.block_passes:,} ({kinds}), {share:.2f} of those without reuse",
         "memory": f"{readable_bytes(plan.held_bytes)} held for reuse, {readable_bytes(plan.read_bytes)} read",
     }
+    if needed := needs_measured(plan.graph):
+        about["material"] = "; ".join(
+            f"{at}: {op} needs measured {kind}" for at, (op, kind) in needed.items()
+        )
     return card(f"Plan of graph {plan.graph.hash}", facts(about))

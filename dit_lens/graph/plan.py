@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
+from dit_lens.graph.measured import HOW, needs_measured
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.quantities import readable_bytes
 
@@ -120,7 +121,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do on a model. `str()` of it is for a reader.
+    """What a run will do on a model. `str()` of it is for a reader, and says which edits a run will refuse
+    unless it is given what they need measured.
 
     A block pass is one block for one row (both guidance branches). `held_bytes` is the most that is held for
     reuse at any time, `read_bytes` what all reads keep.
@@ -149,6 +151,7 @@ class Plan:
             "own_runs": [{"prompt": p, "seed": s, "steps": n} for p, s, n in self.graph.own_runs],
             "held_bytes": self.held_bytes,
             "read_bytes": self.read_bytes,
+            "needs_measured": {place: kind for place, (_, kind) in needs_measured(self.graph).items()},
         }
 
     @property
@@ -180,6 +183,10 @@ class Plan:
         held, kept = readable_bytes(self.held_bytes), readable_bytes(self.read_bytes)
         own = len(self.graph.own_runs)
         before = f"  before        {own} with steps of its own, {self.own_steps} forwards"
+        material = [
+            f"  material      {place}: {op} needs {kind} measured on a dataset. {HOW[kind]}."
+            for place, (op, kind) in needs_measured(self.graph).items()
+        ]
         return "\n".join(
             [
                 f"graph {self.graph.hash}: {self.extent}",
@@ -187,6 +194,7 @@ class Plan:
                 f"  block passes  {self.block_passes} ({kinds}), {share:.2f} of those without reuse",
                 *([before] if self.own_steps else []),
                 f"  memory        {held} held for reuse, {kept} read",
+                *material,
             ]
         )
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from dit_lens.errors import RunFailure
 from dit_lens.graph.check import CheckedEdit
+from dit_lens.graph.measured import measured
 from dit_lens.graph.plan import Forward, Plan, Unit, blocks_run
 from dit_lens.graph.site import Material
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.sampling import SampleBatch
 from dit_lens.run.forward_pass import Event, ForwardPass
-from dit_lens.run.material import Materials, generator, measured
+from dit_lens.run.material import Materials, generator
 from dit_lens.run.result import ReadValue
 from dit_lens.run.rows import as_tokens, joined, stacked
 

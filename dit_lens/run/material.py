@@ -12,6 +12,7 @@ from torch import Tensor
 from dit_lens.errors import BadInput
 from dit_lens.graph.check import CheckedEdit, CheckedGraph
 from dit_lens.graph.interventions import Intervention
+from dit_lens.graph.measured import HOW, measured
 from dit_lens.graph.plan import Plan
 from dit_lens.graph.site import Material
 from dit_lens.model.hook_points import HookPoint
@@ -20,7 +21,27 @@ from dit_lens.model.hook_points import HookPoint
 @dataclass(frozen=True)
 class MaterialRequest:
     """What an edit needs measured: `kind` is "mean" ([channels] or [tokens, channels], over a dataset) or
-    "quantiles" ([2, channels]), at a step, branch and hook point."""
+    "quantiles" ([2, channels]), at a step, branch and hook point.
+
+    A function from it to a tensor is the `material=` of `dit_lens.run`. For `Clamp`, its own bounds of
+    unedited activations, here of two prompts:
+
+    >>> import torch
+    >>> unedited = dl.InterventionGraph(sampling={"steps": 4})
+    >>> for prompt in prompts[:2]:
+    ...     run_of_it = unedited.trajectory(prompt=prompt, seed=0)
+    ...     name = unedited.read(run_of_it, at="blocks.7.resid_post.image")
+    >>> seen = dl.run(lens, unedited, images=False, sham=False).reads
+    >>> def material(request):
+    ...     place = (request.step, request.branch, request.point)
+    ...     values = [each.value for each in seen if (each.step, each.branch, each.point) == place]
+    ...     return request.op.bounds(torch.stack(values))
+    >>> graph = dl.InterventionGraph(sampling={"steps": 4})
+    >>> arm = graph.trajectory(prompt="a large red circle", seed=0)
+    >>> graph.edit(arm, at="blocks.7.resid_post.image", channels=massive, op=dl.Clamp(0.99))
+    >>> dl.run(lens, graph, material=material)[arm].image.size
+    (48, 48)
+    """
 
     kind: str
     op: Intervention
@@ -62,7 +83,7 @@ class Materials:
         if source is None:
             raise BadInput(
                 f"edits.{edit.index}.op: {op.op} needs {kind} measured on a dataset, and none was given. "
-                "Pass `material=` to run: a function from a MaterialRequest to a tensor."
+                f"{HOW[kind]}."
             )
         value = source(MaterialRequest(kind, op, step, graph.sigmas[step], branch, point))
         material = Material(source=value) if kind == "mean" else Material(quantiles=value)
@@ -78,13 +99,6 @@ class Materials:
     def at(self, edit: CheckedEdit, step: int, branch: str, point: HookPoint) -> Material | None:
         """What was measured for an edit there, or None."""
         return self._found.get((edit.index, step, branch, point))
-
-
-def measured(edit: CheckedEdit, op: Intervention) -> str | None:
-    """The kind of measured material that an edit needs, if any."""
-    if "quantiles" in op.needs:
-        return "quantiles"
-    return "mean" if "source" in op.needs and edit.source is None else None
 
 
 def generator(prompt: str, seed: int, step: int, point: HookPoint) -> torch.Generator:

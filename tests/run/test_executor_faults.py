@@ -141,6 +141,34 @@ def test_measured_material_is_asked_for_and_checked_before_anything_runs(tiny_sd
     assert (value.value[:, 0] == 7).all() and not (value.value[:, 1] == 7).any()
 
 
+def test_a_plan_says_what_a_run_refuses_without_measured_material(tiny_sd3_lens):
+    g = graph()
+    arm = g.trajectory(prompt="x", seed=0)
+    g.edit(arm, at="blocks.1.resid_post.image", op=dl.Clamp(0.9), channels=[1, 2], steps=[1])
+    g.edit(arm, at="blocks.2.resid_post.image", op=dl.Mean("dataset"), channels=[1], steps=[1])
+    g.edit(arm, at="blocks.3.resid_post.image", op="mean", channels=[1], steps=[1])
+    plan = g.plan(tiny_sd3_lens)
+    assert plan.as_data()["needs_measured"] == {"edits.0.op": "quantiles", "edits.1.op": "mean"}
+    assert "edits.0.op: clamp needs quantiles measured on a dataset. Pass material= to run" in str(plan)
+    assert "dataset_means(stats)" in str(plan) and "edits.2" not in str(plan)
+    assert "clamp needs measured quantiles" in plan._repr_html_()
+    with pytest.raises(BadInput, match=r"edits\.0\.op: clamp needs quantiles .*MaterialRequest.*No YAML"):
+        run(tiny_sd3_lens, g)
+
+
+def test_a_plan_of_what_the_graph_holds_speaks_of_no_material(tiny_sd3_lens):
+    g = graph()
+    arm = g.trajectory(prompt="x", seed=0)
+    g.edit(arm, at="blocks.1.resid_post.image", op="zero", channels=[1, 2], steps=[1])
+    plan = g.plan(tiny_sd3_lens)
+    assert plan.as_data()["needs_measured"] == {} and "material" not in str(plan)
+    assert g.show(tiny_sd3_lens) == f"{g.show()}\n\n{plan}"
+    g.edit(arm, at="blocks.99.resid_post.image", op="zero")
+    assert g.show()
+    with pytest.raises(BadInput, match="99"):
+        g.show(tiny_sd3_lens)
+
+
 def test_results_come_as_they_are_done_and_by_name(tiny_sd3_lens):
     g = graph()
     names = [g.trajectory(prompt=prompt, seed=0) for prompt in ("a", "b", "a")]
