@@ -59,6 +59,13 @@ def _line(error: yaml.MarkedYAMLError) -> str:
     return f":{error.problem_mark.line + 1}" if error.problem_mark else ""
 
 
+def _names(loader: yaml.SafeLoader, key: yaml.Node) -> set[Any]:
+    """A key's text and its value; nothing of what is no key (<<, lists), which the loader deals with."""
+    if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+        return set()
+    return {key.value, loader.construct_object(key)}
+
+
 def _lines(
     loader: yaml.SafeLoader, node: yaml.Node, at: Key, place: str, seen: set[int]
 ) -> Iterator[tuple[Key, int]]:
@@ -71,7 +78,7 @@ def _lines(
         for key, value in node.value:
             line = key.start_mark.line + 1
             # Two that read alike, and two of one value: 1 and "1" are one block, 0x1 and 1 one key.
-            names = {key.value, loader.construct_object(key)} if isinstance(key, yaml.ScalarNode) else set()
+            names = _names(loader, key)
             for name in names:
                 if name in first:
                     raise BadInput(
