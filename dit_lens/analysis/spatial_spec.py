@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
+
+from dit_lens.analysis.fairness import require_draws
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
@@ -63,6 +74,12 @@ class SpatialSpec(BaseModel):
     """At most so many draws of each control there."""
     overlays: Annotated[StrictInt, Field(ge=0, le=32)] = 4
     """The report shows the masks of the first so many held-out prompts."""
+
+    @field_validator("controls")
+    @classmethod
+    def _one_of_what_is_not_drawn(cls, controls: dict[str, int]) -> dict[str, int]:
+        require_draws(controls)
+        return controls
 
     @model_validator(mode="after")
     def _no_repetition(self) -> SpatialSpec:

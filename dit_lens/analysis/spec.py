@@ -10,11 +10,26 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
+from dit_lens.analysis.fairness import require_draws, require_held_out_pairs, require_useful_controls
 from dit_lens.analysis.model_spec import ModelSpec
 from dit_lens.analysis.spatial_spec import SpatialSpec
-from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
+from dit_lens.analysis.transport_spec import (
+    GuidanceSpec,
+    SourceSpec,
+    TransportSpec,
+    require_carried_along,
+)
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
 
@@ -216,7 +231,8 @@ class EffectsSpec(_Spec):
     controls: dict[Control, Annotated[StrictInt, Field(ge=1, le=1000)]] = Field(
         default_factory=_default_controls
     )
-    """What else an effect could come from, and how many draws of each."""
+    """What else an effect could come from, and how many draws of each. semantics_or_detail compares with the
+    fairest of them, single_or_all and dose with the two fairest; bias_or_carrier with token_shuffle."""
     draw_seed: Seed = 0
     """Seed of the controls' draws."""
     doses: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 2, 4, 8, 16)
@@ -231,7 +247,7 @@ class EffectsSpec(_Spec):
     maps: MapsSpec = MapsSpec()
     pairs: Annotated[tuple[tuple[Text, Text], ...], Field(min_length=1)] | None = None
     """Counterfactual pairs [source, target] for `patch_map`: a list, or a text file with one
-    `source -> target` per line."""
+    `source -> target` per line. None of their prompts may be among those that choose the channels."""
     gallery: Annotated[StrictInt, Field(ge=0, le=16)] = 3
     """The report shows every arm's image for the first so many held-out prompts."""
     arms_per_forward: Count | None = None
@@ -246,6 +262,12 @@ class EffectsSpec(_Spec):
             if twice is not None:
                 raise ValueError(f"effects.{field} holds {twice!r} more than once; it would count double")
         return self
+
+    @field_validator("controls")
+    @classmethod
+    def _one_of_what_is_not_drawn(cls, controls: dict[Control, int]) -> dict[Control, int]:
+        require_draws(controls)
+        return controls
 
 
 class AnalysisSpec(_Spec):
@@ -297,6 +319,7 @@ class AnalysisSpec(_Spec):
                     f"{key} is given, and no section asks for {key}; add one of {', '.join(users)} to "
                     f"sections, or remove {key} (--set {key}=null)"
                 )
+        require_carried_along(self.transport, self.sections)
         if not self.judged_sections:
             return self
         both = set(self.prompts) & set(effects.prompts or ())
@@ -315,6 +338,8 @@ class AnalysisSpec(_Spec):
                 "effects.pairs is missing: patch_map carries activations between the two prompts of a pair; "
                 "give [[source, target], …] or a file, or remove patch_map"
             )
+        require_held_out_pairs(self)
+        require_useful_controls(self)
         return self
 
     @property

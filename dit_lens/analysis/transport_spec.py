@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
+
+from dit_lens.analysis.fairness import require_draws
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
@@ -16,6 +28,11 @@ Weight = Annotated[StrictInt | StrictFloat, Field(gt=0, allow_inf_nan=False)]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], Field(min_length=1)]
 Where = StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[StrictInt | StrictFloat]]
 ControlKind = Literal["low", "random", "random_rank_window", "energy_matched"]
+
+TEXT_ALONE = (
+    "pairs", "far_pairs", "prompt_strengths", "curve_pairs", "block_ranges", "step_ranges", "ks", "parts",
+)  # fmt: skip
+"""Keys of `transport` that `transport_image` does not read."""
 
 
 def _default_controls() -> dict[ControlKind, int]:
@@ -40,7 +57,8 @@ class TransportSpec(_Spec):
     """Can it be carried? Which pairs, which channels beside the massive ones, and along which curves.
 
     Every pair is run in both directions with massive channels, every control, all channels, all but the
-    massive ones, and the blends; the curves and the strengths between 0 and 1 on a few pairs.
+    massive ones, and the blends; the curves and the strengths between 0 and 1 on a few pairs. Pictures are
+    carried along no curve, and have no pairs: keys about these are refused where there are no prompts.
     """
 
     pairs: Pairs | None = None
@@ -84,6 +102,12 @@ class TransportSpec(_Spec):
     gallery: Annotated[StrictInt, Field(ge=0, le=16)] = 3
     """The report shows the pictures of the first so many pairs that differ most, and of as many pictures."""
 
+    @field_validator("controls")
+    @classmethod
+    def _one_of_what_is_not_drawn(cls, controls: dict[str, int]) -> dict[str, int]:
+        require_draws(controls)
+        return controls
+
 
 class SourceSpec(_Spec):
     """Where pictures to carry from come from: files of the user's, or scenes that are rendered.
@@ -126,7 +150,31 @@ class SourceSpec(_Spec):
     def _shows_an_image(self) -> SourceSpec:
         if self.image is None and self.shows is not None:
             raise ValueError("shows describes image, and image is not given; scenes bring their captions")
+        for key in ("background", "resize"):
+            if self.image is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} is given, and there is no image to read; scenes are rendered at the run's size. Give "
+                    f"image, or remove {key} (--set source.{key}=null)"
+                )
+        if self.mask != "segment" and self.mask_block != type(self).model_fields["mask_block"].default:
+            raise ValueError(
+                "mask_block is given, and nothing is segmented: it is read where mask is segment. Remove one of "
+                "them (--set source.mask_block=null)"
+            )
         return self
+
+
+def require_carried_along(transport: TransportSpec, sections: Sequence[str]) -> None:
+    """Raise ValueError for a key that only carrying from prompts reads, where nothing is carried from prompts."""
+    if "transport_text" in sections:
+        return
+    usual = TransportSpec()
+    for key in TEXT_ALONE:
+        if getattr(transport, key) != getattr(usual, key):
+            raise ValueError(
+                f"transport.{key} is given, and no section reads it: transport_text does, and transport_image "
+                f"does not. Add transport_text to sections, or remove {key} (--set transport.{key}=null)"
+            )
 
 
 class GuidanceSpec(_Spec):
