@@ -277,7 +277,8 @@ class Patch(PartEdit):
     """Move towards the same entries of a donor's run: x + `strength` · (source − x).
 
     0 is exactly the identity and 1 exactly the source (the hard swap of arXiv 2605.13974); between them lies
-    a mixture, beyond them an extrapolation.
+    a mixture, beyond them an extrapolation. Applied at n blocks of a residual stream it compounds: together
+    they cover 1 − (1 − strength)ⁿ of a difference that stays the same.
 
     >>> import torch
     >>> x, donor = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)

@@ -15,7 +15,15 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.effect_tables import compare, correct
 from dit_lens.methods.multiplicity import CORRECTIONS, benjamini_hochberg, holm
 from dit_lens.methods.paired_effects import paired_effect, random_draw_effect
-from dit_lens.methods.resampling import Interval, mean_interval, rank_p, sign_flip_p, smallest_p
+from dit_lens.methods.resampling import (
+    EXACT,
+    Interval,
+    mean_interval,
+    rank_p,
+    rate_interval,
+    sign_flip_p,
+    smallest_p,
+)
 from dit_lens.methods.verdicts import VERDICT_RULE, Effect, Verdict, judge, numbers
 
 __all__ = [
@@ -32,6 +40,8 @@ __all__ = [
     "PromptSplit",
     "Interval",
     "mean_interval",
+    "rate_interval",
+    "EXACT",
     "sign_flip_p",
     "smallest_p",
     "rank_p",

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.stats import EXACT
 from dit_lens.report import plots
-from dit_lens.report.carry_findings import attribute_sentence, curve_sentence, guidance_sentence
+from dit_lens.report.carry_findings import (
+    attribute_sentence,
+    controlled_axes,
+    curve_sentence,
+    guidance_sentence,
+)
 from dit_lens.report.carry_pictures import pairs_of, picture_grid
 from dit_lens.report.carry_words import (
     MOVED,
@@ -48,6 +54,25 @@ def _repeat(table: str, figure: str, **site: Any) -> str:
         f'table = RunFolder.read(".").table("{table}")  # in the run folder\n'
         f"plots.{figure}(table{arguments}).show()"
     )
+
+
+def _intervals(table: pd.DataFrame, units: str) -> str:
+    """Say what intervals are; where a rate did not vary, that its interval is another one."""
+    said = INTERVALS.format(units)
+    if "ci_note" not in table.columns or EXACT not in set(table["ci_note"]):
+        return said
+    return f"{said} Rates that do not vary have the exact binomial interval (Clopper–Pearson)."
+
+
+def _exploratory(table: pd.DataFrame) -> str:
+    """Say on how few pairs curves were run, and what no control stands beside."""
+    axes, controlled = controlled_axes(table)
+    n = int(table.loc[table["value"].astype(str) != "all", "n"].max())
+    said = f" These curves are exploratory: {count(n, 'pair')}, and no verdict rests on them."
+    if axes == controlled:
+        return said
+    beside = f" Only over {listing(controlled)} do controls stand" if controlled else " No control stands"
+    return f"{said}{beside} beside massive channels."
 
 
 def _primary_metric(run: RunView, question: str, there: list[str]) -> str | None:
@@ -182,14 +207,18 @@ def _transport(
     of_attributes = attributes[0].answers if attributes else ()
     grid, how = _pictures(run, pictures, anchor)
     reading = (
-        "Strength 0 leaves the target as it is, 1 puts the source's values in place of its own. Where "
+        "Strength 0 leaves the target as it is, 1 puts the source's values in place of its own. In between "
+        "it compounds over blocks, each of which draws by that share what the last one left: 0.25 in each of "
+        "8 blocks covers 0.9 of a difference that stays the same, and 0.5 to 0.6 of the way for the massive "
+        "channels of shapes-sd3, whose blocks go on writing. Where "
         "massive channels carry the source, their curve leaves those of as many other channels; the "
-        "energy-matched control is changed as much, but not toward the source."
+        "energy-matched control moves other channels toward the source by as much."
     )
     if set(table["family"]) & set(OTHER_WAYS):
         reading += (
             " Beside them stands what needs no massive channels: all channels, or blending prompts, latents "
-            "or pixels, which arrives at the source when its strength is 1."
+            "or pixels, which arrives at the source when its strength is 1. A blend's 0.25 is a quarter "
+            "of the way: between 0 and 1 blends share the axis of strength with channels, but not its scale."
         )
     return Section(
         id=anchor,
@@ -203,7 +232,7 @@ def _transport(
             )
             for site in sites
         ),
-        reading=f"{how}{reading} {INTERVALS.format('pairs')}{_hidden(total, len(sites))}",
+        reading=f"{how}{reading} {_intervals(table, 'pairs')}{_hidden(total, len(sites))}",
         conclusion=_finding(table, sites[0]),
         answers=tuple(answer for answer in answers if answer not in of_attributes),
         tiles=_tiles(table, suffix),
@@ -237,7 +266,7 @@ def _attributes(
             reading="A mark at 100 % means that the attribute became the source's in every pair, at 0 % in "
             "none. An attribute rides on massive channels where their mark lies to the right of those of as "
             "many other channels; where all marks lie together, it does not. Blends at full strength are the "
-            "source itself: they say how well an attribute can be read at all. " + INTERVALS.format("pairs"),
+            "source itself: they say how well an attribute can be read at all. " + _intervals(table, "pairs"),
             conclusion=f"{upper_first(said)}.",
             answers=tuple(
                 answer for answer in answers if answer.metric.startswith(MOVED) and not answer.primary
@@ -260,14 +289,14 @@ def _curves(run: RunView) -> tuple[Section, ...]:
             id="transport-curves",
             title="How much has to be carried?",
             lead="The same at full strength, but only in some blocks, at some steps, in fewer or more "
-            "channels, or only the mean over tokens, or only what varies over them.",
+            "channels, or only the mean over tokens, or only what varies over them." + _exploratory(table),
             views=tuple(
                 View(carry_words(metric).title, plots.transport_curves(table, metric=metric))
                 for metric in metrics[:MOST_VIEWS]
             ),
             reading="Each mark is one choice along one axis, with everything else as in the full transport. "
             "Steps count from 0, pure noise. Marks of one colour are joined where choices have an order. "
-            + INTERVALS.format("pairs, pooled over groups and directions")
+            + _intervals(table, "pairs, pooled over groups and directions")
             + _hidden(len(metrics), len(metrics[:MOST_VIEWS])),
             conclusion=f"{upper_first(title)}, massive channels: "
             f"{curve_sentence(table[table['metric'] == metrics[0]])}.",

@@ -16,8 +16,10 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.questions.transport import Transport
+from dit_lens.methods.stats import EXACT
 from dit_lens.methods.transport.study import COLUMNS
 from dit_lens.report import build_report, plots
+from dit_lens.report.carry_findings import attribute_sentence, curve_sentence
 from dit_lens.report.carry_pictures import Carried, light_uri, pairs_of
 from dit_lens.report.carry_sections import CARRY_SECTIONS, detail_guidance, transport_image, transport_text
 from dit_lens.report.carry_words import OTHER_WAYS
@@ -156,6 +158,64 @@ def test_every_attribute_has_a_dot_for_every_family_where_its_pairs_differ() -> 
     assert "background least" in figure.layout.title.text
 
 
+def attributes_moved(**means: float) -> pd.DataFrame:
+    """Rows of `attribute_rows`: pairs that differ in one attribute, 16 of each and 12 of detail."""
+    rows = [
+        ("massive", name, name, mean, 12 if name == "detail" else 16, "forward")
+        for name, mean in means.items()
+    ]
+    return pd.DataFrame(rows, columns=["family", "pair_group", "attribute", "mean", "n", "direction"])
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        (
+            {"position": 1.0, "detail": 0.0, "size": 0.5, "colour": 0.0, "background": 0.0},
+            "position most (100\xa0%, n = 16 pairs), "
+            "colour, background and detail least (0\xa0%, n = 12 to 16 pairs)",
+        ),
+        (
+            {"size": 0.5, "shape": 0.5, "detail": 0.25},
+            "shape and size most (50\xa0%, n = 16 pairs), detail least (25\xa0%, n = 12 pairs)",
+        ),
+        ({"colour": 0.0, "shape": 0.0}, "shape and colour alike (0\xa0%, n = 16 pairs)"),
+        ({"detail": 0.75}, "detail (75\xa0%, n = 12 pairs)"),
+    ],
+)
+def test_attributes_that_move_as_much_are_named_together(means, said) -> None:
+    sentence = attribute_sentence(attributes_moved(**means), 1.0)
+    assert sentence == f"at strength 1, massive channels move {said}"
+
+
+def test_the_best_of_a_curve_is_exploratory_and_says_n_and_where_controls_stand() -> None:
+    curves = TABLES["transport_curves"].query("metric == 'moved'").assign(n=3)
+    alone = curves[(curves["family"] == "massive") | (curves["axis"] == "k")]
+    end = "; exploratory, n = 3 pairs"
+    assert curve_sentence(curves).endswith(f"and the part residual (0.158){end}")
+    assert curve_sentence(alone).endswith(f"{end}, no control beside it except over k")
+    massive = curves[curves["family"].isin(["massive", "all"])]
+    assert curve_sentence(massive).endswith(f"{end}, no control beside it")
+
+
+def test_sections_say_that_curves_are_exploratory_and_what_strength_and_controls_are(make_run) -> None:
+    curves = TABLES["transport_curves"].assign(n=3)
+    curves = curves[(curves["family"] == "massive") | (curves["axis"] == "k")]
+    noted = TABLES["transport"].assign(ci_note="")
+    noted.loc[noted["metric"] == "moved.size", "ci_note"] = EXACT
+    run = RunView(RunFolder(make_run({"transport": noted, "transport_curves": curves})))
+    section = transport_text(run)
+    attributes, along = section.parts
+    assert "exploratory: 3 pairs, and no verdict rests on them. Only over k do controls stand" in along.lead
+    assert "moves other channels toward the source by as much" in section.reading
+    assert "compounds over blocks" in section.reading and "not its scale" in section.reading
+    assert all("exact binomial interval" in part.reading for part in (section, attributes))
+    assert "exact binomial" not in along.reading, "the curves' table has no such interval"
+    figure = plots.transport_attributes(noted)
+    hover = [text for trace in figure.data if trace.text is not None for text in trace.text]
+    assert {text.startswith("size,") for text in hover if "Clopper" in text} == {True}
+
+
 def test_curves_keep_the_order_of_blocks_steps_and_doses() -> None:
     figure = plots.transport_curves(TABLES["transport_curves"], metric="ssim")
     assert list(figure.layout.xaxis.ticktext) == ["0-1", "2-3", "4-5", "6-7", "all"]
@@ -280,7 +340,7 @@ def imaginary_transport(pairs: int = 12) -> pd.DataFrame:
             }  # fmt: skip
             arm = ".".join(filter(None, (family, f"s-{strength}", axis, str(at))))
             for metric, value in values.items():
-                noise = 0 if metric.startswith("moved.") else rng.normal(0, 0.02)
+                noise = 0 if metric.startswith("moved") else rng.normal(0, 0.02)
                 rows.append(
                     (arm, family, strength, 0, axis, str(at), f"pair-{unit}", group, side, f"target {unit}",
                      f"source {unit}", 0, metric, value + noise)

@@ -64,38 +64,46 @@ def test_a_matched_control_displaces_as_much_as_the_patch_would_at_every_block(
 EVERYWHERE = {"channels": "all", "tokens": "all", "steps": "all", "branch": "both"}
 
 
-def carried(
-    lens, target_prompt=TARGET, source_prompt=SOURCE, *, temb=True, at=("blocks.*.resid_post.*",), **more
-):
+def carried(*, temb=True, image=None, **more):
+    """Everything of the source into the target but what is said: of the image stream alone, or of all."""
     g = graph()
-    source = g.trajectory(prompt=source_prompt, seed=3, id="source")
-    target = g.trajectory(prompt=target_prompt, seed=3, id="target")
-    g.patch(source, into=target, at=[*at, *(["temb"] if temb else [])], **{**EVERYWHERE, **more})
+    source = g.trajectory(prompt=SOURCE, seed=3, id="source")
+    target = g.trajectory(prompt=TARGET, seed=3, id="target")
+    for at, own in (
+        ("blocks.*.resid_post.context", {}),
+        ("blocks.*.resid_post.image", image or {}),
+        *([("temb", {})] if temb else []),
+    ):
+        g.patch(source, into=target, at=at, **{**EVERYWHERE, **more, **own})
     return g
 
 
 def test_everything_carried_from_the_first_step_on_is_the_source(tiny_lens):
     """Both streams of all blocks, all tokens and channels, and `temb`, which the last norm reads."""
-    done = run(tiny_lens, carried(tiny_lens), arms_per_forward=1, images=True)
+    done = run(tiny_lens, carried(), arms_per_forward=1, images=True)
     # Alone in its forwards, bit for bit.
     assert torch.equal(done["target"].latents, done["source"].latents)
     assert done["target"].image.tobytes() == done["source"].image.tobytes()
     unedited = done.baselines[TARGET, 3].latents
     assert (done["source"].latents - unedited).abs().max() > 1e-2
     # In a batch, whose rows change last bits, within 1e-4 of latents of the order of 1.
-    done = run(tiny_lens, carried(tiny_lens), arms_per_forward=4)
+    done = run(tiny_lens, carried(), arms_per_forward=4)
     torch.testing.assert_close(done["target"].latents, done["source"].latents, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "left_out",
-    [{"temb": False}, {"steps": "1:"}, {"tokens": list(range(15)), "temb": False}],
+    [
+        {"temb": False},
+        {"steps": "1:"},
+        {"image": {"tokens": list(range(15))}},
+        {"image": {"channels": list(range(1, 32))}},
+    ],
     ids=str,
 )
 def test_with_anything_left_out_it_is_not_the_source(tiny_lens, left_out):
-    done = run(
-        tiny_lens, carried(tiny_lens, at=("blocks.*.resid_post.image",), **left_out), arms_per_forward=1
-    )
+    """Each case leaves out one thing of what, as a whole, is the source bit for bit."""
+    done = run(tiny_lens, carried(**left_out), arms_per_forward=1)
     apart = (done["target"].latents - done["source"].latents).abs().max()
     assert apart > 1e-4
     assert not torch.equal(done["target"].latents, done.baselines[TARGET, 3].latents)

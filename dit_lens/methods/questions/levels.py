@@ -217,7 +217,7 @@ def slope_of(arms: Mapping[float, Arm]) -> Contrast:
 def level_of(values: Array, judging: Judging, *, rate: bool = False) -> Level:
     """Mean of one value per unit, with its interval; a `rate` that does not vary gets an exact one.
 
-    >>> level_of(np.ones(4), Judging(), rate=True).low.round(3)
+    >>> round(level_of(np.ones(4), Judging(), rate=True).low, 3)
     0.398
     """
     if not len(values):

@@ -85,6 +85,8 @@ def family_carries(
 
     Args:
         setting: of it the channels, controls, steps and branch; its `op` is not used.
+        strengths: of every block's patch. Below 1 they compound: n blocks cover 1 − (1 − strength)ⁿ of a
+            difference that stays the same. Those of blends do not.
         tokens: as in `ArmEdit`; a `Mask` or a grid of truth values too. With none, nothing is carried: the
             arms do not edit.
 

@@ -158,7 +158,9 @@ def first_carry(
     channels on other prompts, as `dit-lens discover` does. With source = target nothing can move.
 
     Args:
-        strengths: 0 leaves the target as it is, 1 puts the source's values in place of its own.
+        strengths: 0 leaves the target as it is, 1 puts the source's values in place of its own. In between
+            each of n blocks draws what the last one left, and together they cover 1 − (1 − strength)ⁿ of a
+            difference that stays the same.
         blocks, steps: where and when channels are carried; what `parse_blocks` and `select_steps` take.
 
     Raises:

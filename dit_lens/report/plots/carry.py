@@ -134,7 +134,7 @@ def transport_attributes(data: Source, *, way: str | None = None, name: str | No
     missing columns, a direction that is not there, and where no attribute was read.
 
     >>> dl.plots.transport_attributes("reports/massive_activations").layout.title.text
-    'At strength 1, massive channels move ... most (in ... of pairs), ... least (...)'
+    'At strength 1, massive channels move ... most (..., n = ... pairs), ... least (...)'
     """
     table = table_of(data, *(CARRIED if name is None else (name,)))
     rows = attribute_rows(table, way=way)

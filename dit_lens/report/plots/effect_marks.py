@@ -208,8 +208,9 @@ def level_curve(
 
 
 def level_words(what: str, row: Any) -> str:
-    """Return one mark's level, interval and n, for the hover."""
+    """Return one mark's level, interval and n, for the hover; and why an interval is none of the usual."""
+    note = plot_text(str(row.get("ci_note") or ""))
     return (
         f"{what}: {number(row['mean'])}<br>95 % CI {number(row['ci_low'])} to {number(row['ci_high'])}, "
-        f"n = {int(row['n'])}"
+        f"n = {int(row['n'])}{f'<br>{note}' if note else ''}"
     )
