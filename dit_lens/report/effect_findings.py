@@ -102,7 +102,7 @@ def dose(table: pd.DataFrame, metric: str | None = None) -> str:
 
 
 def effect_map(table: pd.DataFrame, metric: str | None = None, direction: str | None = None) -> str:
-    """Say in how many cells massive and control differ, and where most."""
+    """Say in how many cells massive exceed the control, in how many they fall short, and where most."""
     name, rows = _of(table, metric)
     rows = rows[rows["family"] == "massive"]
     direction = rows["direction"].min() if direction is None else direction
@@ -113,11 +113,13 @@ def effect_map(table: pd.DataFrame, metric: str | None = None, direction: str | 
     where = f" ({direction})" if direction else ""
     if rows.empty:
         return f"{_head(name)}{where}: this map has no control to compare with."
-    found = int((rows["p_adjusted"] <= 0.05).sum())
+    passing = rows[rows["p_adjusted"] <= 0.05]
+    more, less = int((passing["difference"] > 0).sum()), int((passing["difference"] < 0).sum())
     peak = rows.loc[rows["difference"].abs().idxmax()]
     return (
-        f"{_head(name)}{where}: massive and control differ in {found} of {count(len(rows), 'cell')} "
-        f"(Benjamini–Hochberg, 0.05; n = {int(rows['n'].max())} prompts). The largest difference is "
+        f"{_head(name)}{where}: massive channels exceed their control in {more} of "
+        f"{count(len(rows), 'cell')} and fall short of it in {less} (Benjamini–Hochberg, 0.05; n = "
+        f"{int(rows['n'].max())} prompts). The largest difference is "
         f"{number(peak['difference'])}, in block {int(peak['block'])} at step {int(peak['step'])}. "
         "This is exploration: no cell was named beforehand."
     )

@@ -11,7 +11,7 @@ import pytest
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.metrics import METRICS
-from dit_lens.report import plots
+from dit_lens.report import effect_findings, plots
 from dit_lens.report.effect_words import families_in_order, metric_words, metrics_in_order
 
 pytestmark = pytest.mark.pure
@@ -202,6 +202,17 @@ def test_significant_cells_are_outlined_together_and_signed() -> None:
     assert [row.count("−") for row in heat(figure, 2).text] == [0, 2, 0]
     assert edges(plots.effect_map(a_map([(0, 0), (2, 3)]))) == 8
     assert edges(plots.effect_map(a_map([]))) == 0
+
+
+def test_title_and_finding_say_in_how_many_cells_the_control_does_more() -> None:
+    table = a_map([(0, 0), (1, 1), (1, 2)])
+    first = (table["block"] == 0) & (table["family"] == "massive")
+    table = table.assign(difference=table["difference"].mask(first, 0.3))
+    title = plots.effect_map(table).layout.title.text
+    assert title.endswith("massive exceed control in 1 of 12 cells, fall short in 2 (corrected p ≤ 0.05)")
+    said = effect_findings.effect_map(table)
+    assert "massive channels exceed their control in 1 of 12 cells and fall short of it in 2 (" in said
+    assert "exceed control in 0 of 12 cells, fall short in 0" in plots.effect_map(a_map([])).layout.title.text
 
 
 def test_a_map_against_the_control_asked_for() -> None:

@@ -14,7 +14,7 @@ from dit_lens.report.plots.effect_marks import number_or_nan, one_metric
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, rows_of
 from dit_lens.report.plots.panels import Panels
 from dit_lens.report.plots.sources import Source, table_of
-from dit_lens.report.text import number, plot_text
+from dit_lens.report.text import count, number, plot_text
 from dit_lens.report.theme import DIVERGING, INK, SEQUENTIAL
 
 EFFECT_MAP = (
@@ -45,7 +45,7 @@ def effect_map(
     is; of a run with several maps, `name` says which. Raises `BadInput` for missing columns or coordinates.
 
     >>> dl.plots.effect_map("reports/massive_activations").layout.title.text
-    'Velocity distance: massive and control differ in ... cells (corrected p ≤ 0.05)'
+    'Velocity distance: massive exceed control in ... of ..., fall short in ... (corrected p ≤ 0.05)'
     """
     table = table_of(data, *(MAPS if name is None else (name,)))
     rows = rows_of(table, EFFECT_MAP)
@@ -141,8 +141,12 @@ def _title(massive: _Cells, metric: str, direction: str, compared: bool) -> str:
         low, high = np.nanmin(massive.mean), np.nanmax(massive.mean)
         return f"{head}: from {number(float(low))} to {number(float(high))} over block × step"
     total = int(np.isfinite(massive.difference).sum())
-    found = int(massive.significant.sum())
-    return f"{head}: massive and control differ in {found} of {total} cells (corrected p ≤ {ALPHA:g})"
+    more = int((massive.significant & (massive.difference > 0)).sum())
+    less = int((massive.significant & (massive.difference < 0)).sum())
+    return (
+        f"{head}: massive exceed control in {more} of {count(total, 'cell')}, fall short in {less} "
+        f"(corrected p ≤ {ALPHA:g})"
+    )
 
 
 def _heat(
