@@ -21,6 +21,7 @@ from dit_lens.analysis.plan import Plan, make_plan
 from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
 from dit_lens.analysis.stages import Asked, Found, stages
+from dit_lens.analysis.transport_spec import TEXT_ALONE
 from dit_lens.errors import BadInput
 from dit_lens.model.quantities import readable_time
 from dit_lens.plain_yaml import load_yaml
