@@ -37,8 +37,8 @@ class Level:
     low: float
     high: float
     n: int
-
     note: str = ""
+
     def columns(self, mean: str = "mean", low: str = "ci_low", high: str = "ci_high") -> dict[str, Any]:
         """As columns of a table; `n` comes last."""
         return {mean: self.mean, low: self.low, high: self.high, "n": self.n}
@@ -192,28 +192,6 @@ class Measured:
         return result, np.asarray(~np.isnan(values).all(axis=1))
 
 
-def only(arm: Arm) -> Contrast:
-    """One arm by itself."""
-    return {arm.name: 1.0}
-
-
-def mean_of(arms: Sequence[Arm]) -> Contrast:
-    """The mean of several arms, such as the draws of a control."""
-    return {arm.name: 1.0 / len(arms) for arm in arms}
-
-
-def change(arm: Contrast, reference: Contrast) -> Contrast:
-    """The difference of two contrasts."""
-    return {name: arm.get(name, 0.0) - reference.get(name, 0.0) for name in {**arm, **reference}}
-
-
-def slope_of(arms: Mapping[float, Arm]) -> Contrast:
-    """The least-squares slope over {x: arm}.
-
-    >>> from dit_lens.methods.arms import CLEAN
-    >>> slope_of({0.0: CLEAN, 2.0: replace(CLEAN, name="edited")})
-    {'clean': -0.5, 'edited': 0.5}
-    """
 def level_of(values: Array, judging: Judging, *, rate: bool = False) -> Level:
     """Mean of one value per unit, with its interval; a `rate` that does not vary gets an exact one.
 
@@ -237,6 +215,28 @@ def is_rate(metric: str) -> bool:
     return metric_of(metric).unit == "share"
 
 
+def only(arm: Arm) -> Contrast:
+    """One arm by itself."""
+    return {arm.name: 1.0}
+
+
+def mean_of(arms: Sequence[Arm]) -> Contrast:
+    """The mean of several arms, such as the draws of a control."""
+    return {arm.name: 1.0 / len(arms) for arm in arms}
+
+
+def change(arm: Contrast, reference: Contrast) -> Contrast:
+    """The difference of two contrasts."""
+    return {name: arm.get(name, 0.0) - reference.get(name, 0.0) for name in {**arm, **reference}}
+
+
+def slope_of(arms: Mapping[float, Arm]) -> Contrast:
+    """The least-squares slope over {x: arm}.
+
+    >>> from dit_lens.methods.arms import CLEAN
+    >>> slope_of({0.0: CLEAN, 2.0: replace(CLEAN, name="edited")})
+    {'clean': -0.5, 'edited': 0.5}
+    """
     x = np.array(list(arms), dtype=float)
     centred = x - x.mean()
     weights = centred / (centred**2).sum()
