@@ -396,9 +396,6 @@ class InterventionGraph:
         graph ...   sampling: steps 4
         ● circle   'a red circle', seed 0
         └─ zero   blocks.4.resid_post.image; channels 60; steps [2]
-        """
-        drawing = draw(self.spec)
-        return drawing if lens is None else f"{drawing}\n\n{self.plan(lens)}"
         >>> print(g.show(lens))
         graph ...   sampling: steps 4
         ● circle   'a red circle', seed 0
@@ -408,6 +405,9 @@ class InterventionGraph:
           forwards      6, of at most 16 arms
           block passes  54 (32 clean, 11 arm, 11 sham), 0.56 of those without reuse
           memory        168 kB held for reuse, 0 B read
+        """
+        drawing = draw(self.spec)
+        return drawing if lens is None else f"{drawing}\n\n{self.plan(lens)}"
 
     def _repr_html_(self) -> str:
         from dit_lens.graph.notebook import graph_html
