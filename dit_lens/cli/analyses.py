@@ -17,6 +17,7 @@ from dit_lens.cli.frame import (
     print_json,
     print_path,
     say,
+    say_lost,
     stdout_kept_for_results,
 )
 from dit_lens.cli.options import (
@@ -204,11 +205,7 @@ def report(
     lost: list[str] = []
     with stdout_kept_for_results():
         path = write_report(run_dir, say=lost.append)
-    for each in lost:
-        say(f"Warning: {each}")
-    if lost:
-        again = f"dit-lens run {shlex.quote(str(run_dir / 'spec.yaml'))} --out {shlex.quote(str(run_dir))}"
-        say(f"Remove what cannot be read; `{again}` then writes these tables again.")
+    say_lost(run_dir, lost)
     if as_json:
         print_json({"report": str(path), "lost": lost})
     else:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dit_lens.cli.frame import Hints, app, command, print_json, print_path, stdout_kept_for_results
+from dit_lens.cli.frame import (
+    Hints,
+    app,
+    command,
+    print_json,
+    print_path,
+    say_lost,
+    stdout_kept_for_results,
+)
 from dit_lens.cli.options import AsJson, require_writable
 
 
@@ -33,6 +41,8 @@ def compare(
 
     The runs may differ in model, seeds, prompts or version; they need at least one question in common. No
     model is needed.
+
+    Exit status 1, after writing the page, where a table or the verdicts of a run are lost.
     """
     from dit_lens.atomic import atomic_write
     from dit_lens.report.comparison import Comparison
@@ -43,7 +53,11 @@ def compare(
     with stdout_kept_for_results():
         found = Comparison.of(run_a, run_b)
         place = atomic_write(out, render_comparison(found))
+    for run_dir, lost in zip((run_a, run_b), found.lost, strict=True):
+        say_lost(run_dir, [f"{run_dir}: {each}" for each in lost])
     if as_json:
         print_json({"comparison": str(place), **found.as_data()})
     else:
         print_path(place)
+    if any(found.lost):
+        raise typer.Exit(1)

@@ -6,8 +6,9 @@ import errno
 import functools
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,15 @@ def _sentences(*found: str) -> str:
 def say(text: str) -> None:
     """Print a line for the reader, on stderr."""
     typer.echo(inert(text), err=True)
+
+
+def say_lost(run_dir: Path, lost: Sequence[str]) -> None:
+    """Print what a run lost, and the command that makes it again; nothing where nothing is lost."""
+    for each in lost:
+        say(f"Warning: {each}")
+    if lost:
+        again = f"dit-lens run {shlex.quote(str(run_dir / 'spec.yaml'))} --out {shlex.quote(str(run_dir))}"
+        say(f"Remove what cannot be read; `{again}` then writes it again.")
 
 
 def inert(text: str) -> str:

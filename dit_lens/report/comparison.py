@@ -17,6 +17,7 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, judge_all
 from dit_lens.methods.stats import Effect
 from dit_lens.plain_yaml import load_yaml
+from dit_lens.report.damage import losses
 from dit_lens.report.section import RunView
 from dit_lens.report.text import count, listing
 from dit_lens.run.records import SPEC, RunFolder
@@ -215,6 +216,11 @@ class Comparison:
             for block in sorted(sets[0])
         )
 
+    @cached_property
+    def lost(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What each run lost of its tables and verdicts since it was finished."""
+        return losses(self.a), losses(self.b)
+
     @property
     def same_weights(self) -> bool:
         """Whether both runs opened the same weights."""
@@ -278,6 +284,7 @@ class Comparison:
                 for one in self.overlaps
             ],
             "same_weights": self.same_weights,
+            "lost": dict(zip("ab", map(list, self.lost), strict=True)),
             "spec": [{"key": one.what, "a": one.a, "b": one.b} for one in self.of_specs],
             "versions": [{"key": one.what, "a": one.a, "b": one.b} for one in self.of_versions],
         }

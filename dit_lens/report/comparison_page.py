@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dit_lens.methods.answers import Answer
 from dit_lens.methods.stats import Effect
 from dit_lens.report.carry_pictures import light_uri
 from dit_lens.report.comparison import Comparison, SharedClaim
+from dit_lens.report.damage import lost_verdicts, tell
 from dit_lens.report.document import Figure, page
 from dit_lens.report.effect_words import family_name, metric_words, metrics_in_order, p_words
 from dit_lens.report.plots.compare import compare_channels, compare_effects
@@ -35,11 +36,14 @@ def build_comparison(
     run_a: str | os.PathLike[str],
     run_b: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a page that puts two runs side by side, and return its path.
 
     `out` is `comparison-<first>-<second>.html` unless given, after the runs' folders; a file of that name is
-    replaced.
+    replaced. `say` is called with each table and with the verdicts that a run lost after it was finished;
+    without it, these are Python warnings.
 
     Raises `BadInput` for folders that hold no run, are damaged or of a newer version, for the same folder
     twice, and for runs without a question in common; `RunFailure` when the page cannot be written.
@@ -47,6 +51,8 @@ def build_comparison(
     Example: `build_comparison("reports/first", "reports/second", "comparison.html")`
     """
     found = Comparison.of(Path(run_a), Path(run_b))
+    for view, lost in zip((found.a, found.b), found.lost, strict=True):
+        tell(view, lost, say)
     return atomic_write(named_after(run_a, run_b) if out is None else out, render_comparison(found))
 
 
@@ -76,6 +82,7 @@ def render_comparison(found: Comparison) -> str:
         ("gallery.js", "page.js"),
         sides=(_Side.of("A", found.a), _Side.of("B", found.b)),
         summary=_summary(found),
+        lost=[(letter, each) for letter, own in zip("AB", found.lost, strict=True) for each in own],
         changed=[_Row.of(claim) for claim in found.changed],
         same=[_Row.of(claim) for claim in found.claims if not claim.changed],
         alone=(
@@ -177,14 +184,15 @@ def _numbers(effect: Effect, answer: Answer) -> str:
 
 def _summary(found: Comparison) -> str:
     if not found.claims:
-        missing = [letter for letter, view in (("A", found.a), ("B", found.b)) if view.results is None]
-        why = (
-            f" Run {missing[0]} judged none."
-            if len(missing) == 1
-            else " Neither judged any."
-            if missing
-            else ""
-        )
+        missing = [
+            (letter, view) for letter, view in (("A", found.a), ("B", found.b)) if view.results is None
+        ]
+        lost = [letter for letter, view in missing if lost_verdicts(view)]
+        none = [letter for letter, _ in missing if letter not in lost]
+        if lost:
+            gone = f"The verdicts of {'both runs' if len(lost) == 2 else f'run {lost[0]}'} are lost"
+            return f"No claim can be compared. {gone}{f'; run {none[0]} judged none' if none else ''}."
+        why = {0: "", 1: f" Run {''.join(none)} judged none.", 2: " Neither judged any."}[len(none)]
         return f"No claim was judged by both runs.{why}"
     changed = len(found.changed)
     same = len(found.claims) - changed

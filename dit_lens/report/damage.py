@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
 
 from dit_lens.errors import BadInput, as_sentence
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
@@ -11,6 +14,37 @@ from dit_lens.run.records import RESULTS
 
 _ALWAYS = {builder.__name__ for builder in CHANNEL_SECTIONS} - {"token_maps"}
 """Questions whose table discovery writes whatever it finds."""
+
+
+TABLE_OF = {"spatial": "spatial_blocks", "transport_text": "transport", "detail_guidance": "guidance"}
+"""Questions whose table has another name."""
+
+
+def losses(run: RunView) -> tuple[str, ...]:
+    """Return what a run lost of the tables that its spec asked for and of its verdicts, as sentences."""
+    return tuple(dict.fromkeys(filter(None, (*_lost_tables(run), lost_verdicts(run)))))
+
+
+def _lost_tables(run: RunView) -> Iterable[str]:
+    for question in run.asked:
+        try:
+            run.table(TABLE_OF.get(question, question))
+        except BadInput as error:
+            yield damage(run, question, error)
+
+
+def tell(run: RunView, lost: Iterable[str], say: Callable[[str], None] | None) -> None:
+    """Call `say` with each loss of a run, once, or make it a Python warning."""
+    for each in dict.fromkeys(filter(None, lost)):
+        (say or _warn)(f"{run.folder.path}: {each}")
+
+
+def _warn(text: str) -> None:
+    """Warn in the name of the first caller outside the package, however deep in it this was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "dit_lens":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def damage(run: RunView, question: str, error: BadInput) -> str:

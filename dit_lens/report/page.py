@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from dit_lens.errors import BadInput
 from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
-from dit_lens.report.damage import damage, damage_words, lost_verdicts
+from dit_lens.report.damage import damage, damage_words, lost_verdicts, tell
 from dit_lens.report.document import Figure, page
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, MAP_SECTIONS, sham_words, verdict_rule
 from dit_lens.report.section import RunView, Section, SectionBuilder
@@ -75,9 +73,7 @@ def render(
     names = [section.id for section in made]
     if len(set(names)) != len(names):
         raise BadInput(f"Two sections share an id: {', '.join(sorted(names))}.")
-    damages = [*(section.damage for section in made), lost_verdicts(run)]
-    for lost in dict.fromkeys(each for each in damages if each):
-        (say or _warn)(f"{run.folder.path}: {lost}")
+    tell(run, [*(section.damage for section in made), lost_verdicts(run)], say)
     return page(
         "report.html.j2",
         ("gallery.js", "cells.js", "page.js"),
@@ -90,14 +86,6 @@ def render(
         provenance=_provenance(run),
         spec=run.folder.spec_text,
     )
-
-
-def _warn(text: str) -> None:
-    """Warn in the name of the first caller outside the package, however deep in it this was called."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "dit_lens":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
 
 
 def _shown(builder: SectionBuilder, run: RunView, spec_of: SpecOf | None) -> Iterator[_Shown]:

@@ -52,6 +52,17 @@ def test_by_default_the_page_is_named_after_the_runs_so_that_no_other_pair_repla
     assert len(list(tmp_path.glob("*.html"))) == 3
 
 
+def test_lost_verdicts_are_said_and_end_with_status_1_after_the_page_is_written(dit, runs, tmp_path) -> None:
+    copy = shutil.copytree(runs[1], tmp_path / "a copy")
+    (copy / "spec.yaml").write_text("sections: [agreement, disruption]\n", encoding="utf-8")
+    done = dit("compare", runs[0], copy, "--out", tmp_path / "page.html")
+    assert done.exit_code == 1 and done.stdout == f"{tmp_path / 'page.html'}\n"
+    assert f"Warning: {copy}: results.json is missing, although" in done.stderr
+    assert f"`dit-lens run '{copy / 'spec.yaml'}' --out '{copy}'` then writes it again" in done.stderr
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The verdicts of run B are lost; run A judged none." in page
+
+
 def test_json_says_what_was_compared_and_nothing_else(dit, runs, tmp_path) -> None:
     done = dit("compare", *runs, "--out", tmp_path / "page.html", "--json")
     data = json.loads(done.stdout)

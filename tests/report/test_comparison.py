@@ -163,6 +163,30 @@ def test_runs_that_judged_nothing_are_compared_by_their_channels(make_run, table
     assert "The resolved specs are the same." in text
 
 
+def test_what_a_run_lost_is_not_taken_for_what_it_never_had(run_dir, other_dir, tmp_path) -> None:
+    copies = [
+        Path(shutil.copytree(place, tmp_path / name)) for place, name in ((run_dir, "a"), (other_dir, "b"))
+    ]
+    for copy in copies:
+        (copy / "spec.yaml").write_text("sections: [life, disruption, spatial]\n", encoding="utf-8")
+    (copies[0] / RESULTS).unlink()
+    (copies[0] / "tables/spatial_blocks.parquet").unlink()
+    (copies[1] / "tables/life.parquet").write_bytes(b"PAR1 cut off")
+    said: list[str] = []
+    html = build_comparison(*copies, tmp_path / "page.html", say=said.append).read_text(encoding="utf-8")
+    assert [each.partition(": ")[2].split(" is ")[0] for each in said] == [
+        "tables/spatial_blocks.parquet", RESULTS, "tables/life.parquet"
+    ]  # fmt: skip
+    text = Page(html).text
+    assert "No claim can be compared. The verdicts of run A are lost." in text and "judged none" not in text
+    for letter, each in zip("AAB", said, strict=True):
+        assert f"Lost of run {letter}. {each.partition(': ')[2]}" in text
+    assert Comparison.of(*copies).as_data()["lost"]["b"] == [said[2].partition(": ")[2]]
+    with pytest.warns(UserWarning) as warned:
+        build_comparison(*copies, tmp_path / "page.html")
+    assert [str(each.message) for each in warned] == said
+
+
 @pytest.mark.parametrize(
     ("failure", "says"), [("interrupted", "interrupted"), ("NaN", "ended with an error")]
 )

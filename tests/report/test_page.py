@@ -18,6 +18,7 @@ import pytest
 
 from dit_lens.errors import BadInput
 from dit_lens.report import build_report
+from dit_lens.report.damage import TABLE_OF
 from dit_lens.report.page import SECTIONS, render
 from dit_lens.report.section import RunView, Section
 from dit_lens.run.records import RunFolder
@@ -135,16 +136,20 @@ def test_provenance_and_the_commands_that_repeat_it_are_there(page) -> None:
     assert "plots.ratio_map(table, stream='image', branch='cond', statistic='abs_mean').show()" in page.text
 
 
-def test_the_repeat_snippet_of_a_section_runs(run_dir, monkeypatch) -> None:
+def test_the_repeat_snippet_of_a_section_runs_and_its_table_is_the_questions(run_dir, monkeypatch) -> None:
     import plotly.graph_objects as go
 
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
     monkeypatch.chdir(run_dir)
-    snippets = [build(RunView(RunFolder(run_dir))).repeat for build in SECTIONS]
-    for snippet in filter(None, snippets):
-        exec(snippet, {})
+    view = RunView(RunFolder(run_dir))
+    sections = {build.__name__: build(view) for build in SECTIONS}
+    for section in filter(lambda section: section.repeat, sections.values()):
+        exec(section.repeat, {})
     assert len(shown) == 21
+    # What a question lost is known from its table, without making its section.
+    for name, section in sections.items():
+        assert section.table in ("", TABLE_OF.get(name, name)), name
 
 
 # -------------------------------------------------------------------------------------------- self-contained
