@@ -46,6 +46,7 @@ _EFFECT_FIELDS = {
     "note": "What was left out, the rank among random draws, and why a value is null.",
     "sd": "Standard deviation of the paired differences, in the metric's unit.",
     "confidence": "Share of such intervals that cover the true mean.",
+    "draw_estimates": "Treatment − each draw of a control that involves chance; empty for other controls.",
 }
 
 

@@ -152,13 +152,17 @@ def _effect(
     )
     if not len(pairs.treatment):
         return no_effect(label, control, notes, options["confidence"])
-    found = paired_effect(label, pairs.treatment, pairs.draws.mean(axis=0), control_name=control, **options)
+    # A mean of equal values is that value, and not its neighbour in floating point.
+    mean = np.clip(pairs.draws.mean(axis=0), pairs.draws.min(axis=0), pairs.draws.max(axis=0))
+    found = paired_effect(label, pairs.treatment, mean, control_name=control, **options)
     if found.note:
         notes.append(found.note)
     if len(pairs.draws) > 1:
         p = rank_p(float(pairs.treatment.mean()), pairs.draws.mean(axis=1), alternative=direction)
         rank = rank_note(p, len(pairs.draws))
         notes.append(rank if p is None else f"{rank}: {p:.2g}")
+        apart = (pairs.treatment - pairs.draws).mean(axis=1)
+        found = replace(found, draw_estimates=tuple(map(float, apart)))
     return replace(found, note="; ".join(notes))
 
 

@@ -19,11 +19,15 @@ LARGE = 0.8
 VERDICT_RULE = (
     "A claim says that the treatment exceeds its control (or falls below it, as stated). Supported: p (after "
     "correction, where several cells were tested) is at most alpha, the whole confidence interval lies on "
-    "the claimed side of 0, and the estimate reaches the smallest effect that matters, where one was stated. "
+    "the claimed side of 0, the treatment lies beyond every draw of a control that was drawn several times, "
+    "and the estimate reaches the smallest effect that matters, where one was stated. "
     "Not supported: otherwise, if the interval reaches no further than 0 in the claimed direction, or ends "
     "short of the smallest effect that matters; where none was stated, if p exceeds alpha and the interval "
     f"contains 0 but no large effect ({LARGE} standard deviations of the paired differences). Undecided: "
-    "everything else, and every study too small to reach alpha."
+    "everything else, and every study too small to reach alpha. "
+    "p-values and intervals generalise over prompts. Over draws of a control the rank speaks: channels that "
+    "are one more random draw lie beyond all of R draws once in R + 1 times: it takes R = 19 draws to "
+    "exclude that at 0.05, and one draw excludes nothing."
 )
 
 
@@ -33,7 +37,8 @@ class Effect:
 
     `estimate`, its interval and `sd` (standard deviation of the paired differences) are in the metric's
     units; `n` counts prompts. What is undefined is None, and `note` says why. `p_adjusted` is None where one
-    test stands alone.
+    test stands alone. `draw_estimates` are treatment − each draw of a control that involves chance; empty for
+    other controls.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Effect:
     note: str = ""
     sd: float | None = None
     confidence: float = 0.95
+    draw_estimates: tuple[float, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
@@ -67,7 +73,7 @@ class Effect:
                 f"This is no effect: {', '.join(wrong)} is missing or unknown. An effect has "
                 f"{', '.join(sorted(known))}."
             )
-        return cls(**data)
+        return cls(**{**data, "draw_estimates": tuple(data.get("draw_estimates", ()))})
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,12 @@ def _decide(effect: Effect, sign: float, smallest: float | None, alpha: float) -
     estimate = sign * effect.estimate
     low, high = sorted((sign * effect.ci_low, sign * effect.ci_high))
     significant = p <= alpha and low > 0
+    as_much = sum(sign * each <= 0 for each in effect.draw_estimates)
+    if significant and as_much:
+        return (
+            "undecided",
+            f"{as_much} of the control's {len(effect.draw_estimates)} draws do as much or more",
+        )
     if significant and estimate >= (smallest or 0.0):
         return "supported", f"p is at most {alpha:g} and the interval excludes 0"
     if smallest_p(effect.n) > alpha:
@@ -187,6 +199,10 @@ def numbers(effect: Effect) -> str:
     parts.append("no p-value" if effect.p is None else _p_text(effect.p))
     if effect.p_adjusted is not None:
         parts.append(f"after correction {_p_text(effect.p_adjusted)}")
+    draws = effect.draw_estimates
+    if draws and effect.estimate:
+        beyond = sum(each * effect.estimate > 0 for each in draws)
+        parts.append(f"beyond {beyond} of {len(draws)} draws" if len(draws) > 1 else "one draw")
     return ", ".join(parts)
 
 

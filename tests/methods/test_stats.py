@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,38 @@ def test_one_sided_tests_look_one_way() -> None:
 
 def test_a_random_p_is_never_zero() -> None:
     assert stats.sign_flip_p(np.full(40, 5.0), resamples=99) == pytest.approx(2 / 100)
+
+
+def test_one_more_random_draw_is_seldom_taken_for_more_than_random() -> None:
+    """A treatment that is itself a draw differs from the mean of draws on every prompt, and means nothing."""
+    rng = np.random.default_rng(0)
+    draws, prompts, reps = 5, 12, 400
+    beyond_every, by_prompts_alone = 0, 0
+    for _ in range(reps):
+        sets = rng.normal(size=(draws + 1, 1)) + 0.5 * rng.normal(size=(draws + 1, prompts))
+        treatment, others = sets[0], sets[1:]
+        effect = paired_effect("d", treatment, others.mean(axis=0), control_name="random", resamples=199)
+        told = replace(effect, draw_estimates=tuple((treatment - others).mean(axis=1)))
+        by_prompts_alone += judge(effect).outcome == "supported"
+        beyond_every += judge(told).outcome == "supported"
+    assert by_prompts_alone / reps > 0.3
+    assert beyond_every / reps < 1 / (draws + 1) + 0.04
+
+
+def test_a_draw_that_does_as_much_leaves_a_claim_undecided() -> None:
+    clear = Effect("d", 0.3, 0.2, 0.4, 24, 0.001, None, "random", sd=0.2, draw_estimates=(0.4, 0.2, 0.3))
+    assert judge(clear).outcome == "supported"
+    assert "beyond 3 of 3 draws" in judge(clear).sentence
+    matched = replace(clear, draw_estimates=(0.7, -0.1, 0.3))
+    assert (judge(matched).outcome, judge(matched).reason) == (
+        "undecided",
+        "1 of the control's 3 draws do as much or more",
+    )
+    assert "beyond 2 of 3 draws" in judge(matched).sentence
+    falling = Effect("s", -0.3, -0.4, -0.2, 24, 0.001, None, "r", sd=0.2, draw_estimates=(-0.3,))
+    assert judge(falling, direction="less").outcome == "supported"
+    assert "one draw" in judge(falling, direction="less").sentence
+    assert Effect.from_data(json.loads(json.dumps(matched.to_data()))) == matched
 
 
 def test_rank_counts_ties_against_the_treatment() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import Arm, ablation_arm, control_arm
-from dit_lens.methods.controls import controls
+from dit_lens.methods.controls import Control, controls
 
 if TYPE_CHECKING:
     from dit_lens.methods.channels import ChannelSet
@@ -21,6 +21,9 @@ OTHER_CHANNELS = ("low", "random", "random_rank_window", "energy_matched")
 FAIR = ("energy_matched", "random_rank_window", "random", "low")
 """The same, fairest first: changed by as much; as strong; as many; as few."""
 
+FAIREST_DRAWS = 3
+"""Most draws of the first control in single blocks and doses, where arms are many; of others one."""
+
 
 def massive_arm(setting: Setting) -> Arm:
     """The treatment: the setting's edit of the massive channels in all blocks at once."""
@@ -28,7 +31,7 @@ def massive_arm(setting: Setting) -> Arm:
     return ablation_arm(MASSIVE, MASSIVE, setting.massive, setting.op, **where(setting, setting.massive))
 
 
-def control_arms(setting: Setting, kinds: Sequence[str], *, first_draw: bool = False) -> tuple[Arm, ...]:
+def control_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
     """The setting's controls of these kinds in all blocks at once, every draw an arm ("random-3")."""
     return tuple(
         control_arm(control, **where(setting, setting.massive))
@@ -37,7 +40,7 @@ def control_arms(setting: Setting, kinds: Sequence[str], *, first_draw: bool = F
             setting.massive,
             setting.stats,
             kind,
-            draws=1 if first_draw else setting.controls.get(kind, 1),
+            draws=setting.controls.get(kind, 1),
             seed=setting.seed,
             op=setting.op,
         )
@@ -45,12 +48,12 @@ def control_arms(setting: Setting, kinds: Sequence[str], *, first_draw: bool = F
 
 
 def block_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
-    """One arm per block of the set for the treatment ("massive.block-2") and for each control's first draw
-    ("energy_matched-0.block-2")."""
+    """One arm per block of the set for the treatment ("massive.block-2") and for draws of each control
+    ("energy_matched-0.block-2"); see `FAIREST_DRAWS`."""
     _require_channels(setting)
     massive = setting.massive
     shared = {key: value for key, value in where(setting, massive).items() if key != "blocks"}
-    drawn = [controls(massive, setting.stats, kind, seed=setting.seed, op=setting.op)[0] for kind in kinds]
+    drawn = _few_draws(setting, massive, kinds)
     arms = []
     for block in edited_blocks(massive):
         here: dict[str, Any] = {**shared, "blocks": [block], "block": block, "protocol": "single_block"}
@@ -61,7 +64,8 @@ def block_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
 
 def dose_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
     """One arm per dose for the k strongest channels of every block ("massive.k-8"), chosen like the
-    setting's massive channels, and for the first draw of each control matched to them ("random-0.k-8").
+    setting's massive channels, and for draws of each control matched to them ("random-0.k-8"); see
+    `FAIREST_DRAWS`.
 
     Raises:
         BadInput: fewer than two different doses, or one for which the model has too few channels.
@@ -81,10 +85,28 @@ def dose_arms(setting: Setting, kinds: Sequence[str]) -> tuple[Arm, ...]:
         chosen = strongest_like(setting, k)
         here = {**where(setting, chosen), "k": k}
         arms.append(ablation_arm(f"{MASSIVE}.k-{k}", MASSIVE, chosen, setting.op, **here))
-        for kind in kinds:
-            control = controls(chosen, setting.stats, kind, seed=setting.seed, op=setting.op)[0]
+        for control in _few_draws(setting, chosen, kinds):
             arms.append(control_arm(control, name=f"{control.name}.k-{k}", **here))
     return tuple(arms)
+
+
+def _few_draws(setting: Setting, channels: ChannelSet, kinds: Sequence[str]) -> tuple[Control, ...]:
+    """Draws of each control matched to `channels`; `kinds` have the fairest first."""
+    fairest = min(setting.controls.get(kinds[0], 1), FAIREST_DRAWS)
+    return tuple(
+        control
+        for kind in kinds
+        for control in _up_to(fairest if kind == kinds[0] else 1, setting, channels, kind)
+    )
+
+
+def _up_to(most: int, setting: Setting, channels: ChannelSet, kind: str) -> tuple[Control, ...]:
+    for draws in range(most, 1, -1):
+        try:
+            return controls(channels, setting.stats, kind, draws=draws, seed=setting.seed, op=setting.op)
+        except BadInput:
+            continue  # of as many channels as half of all there is one other set
+    return controls(channels, setting.stats, kind, seed=setting.seed, op=setting.op)
 
 
 def strongest_like(setting: Setting, k: int) -> ChannelSet:
@@ -169,10 +191,13 @@ def blocks_of(arms: Iterable[Arm], family: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def doses_of(arms: Iterable[Arm], family: str) -> dict[int, Arm]:
-    """Number of channels → arm, for the family's arms of the dose–response, few channels first."""
-    found = {a.k: a for a in arms if a.family == family and a.k is not None and a.readout == "final"}
-    return {k: found[k] for k in sorted(found)}
+def doses_of(arms: Iterable[Arm], family: str) -> dict[int, tuple[Arm, ...]]:
+    """Number of channels → draws, for the family's arms of the dose–response, few channels first."""
+    found: dict[int, list[Arm]] = {}
+    for arm in arms:
+        if arm.family == family and arm.k is not None and arm.readout == "final":
+            found.setdefault(arm.k, []).append(arm)
+    return {k: tuple(sorted(found[k], key=lambda arm: arm.draw)) for k in sorted(found)}
 
 
 def families(arms: Iterable[Arm], kinds: Sequence[str], **coordinates: Any) -> tuple[str, ...]:

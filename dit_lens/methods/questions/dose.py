@@ -3,9 +3,9 @@
 For k strongest channels of every block, k over the setting's doses, and for as many others. Two claims, each
 on every judged metric and against every control (Holm over the controls):
 
-- `slope`: with every doubling of k the image is disrupted by more than with as many others; the slope over
-  log2 k is taken for each prompt. Where one channel already does the whole damage, nothing is left to grow,
-  and this claim is not supported: read it beside
+- `slope`: on average, a doubling of k disrupts the image by more than with as many others: the least-squares
+  slope over log2 k of each prompt, which says nothing of any single doubling. Where one channel already does
+  the whole damage, nothing is left to grow, and this claim is not supported: read it beside
 - `fewest`: the smallest dose alone disrupts the image more than as many others.
 
 arXiv 2605.13974 fixes k for each model (12 in a re-implementation) and shows no curve.
@@ -31,7 +31,7 @@ from dit_lens.methods.questions.judged import (
     judged_metrics,
     metrics_for,
 )
-from dit_lens.methods.questions.levels import Contrast, Measured, metric_of, only, slope_of
+from dit_lens.methods.questions.levels import Contrast, Measured, mean_of, metric_of, only, slope_of
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import control_words, levels, treatment_words
 from dit_lens.methods.verdicts import Effect
@@ -41,12 +41,12 @@ SOURCES = ("2605.13974",)
 CONTROLS = 2
 """Families of control per dose: the fairest of those that the setting declares."""
 
-Doses = Mapping[str, Mapping[int, Arm]]
-"""{family: {k: arm}}."""
+Doses = Mapping[str, Mapping[int, tuple[Arm, ...]]]
+"""{family: {k: draws}}; as many draws at every dose."""
 
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
-    """The unedited run, and for every dose the treatment and the first draw of two controls."""
+    """The unedited run, and for every dose the treatment and draws of two controls."""
     return (CLEAN, *dose_arms(setting, declared(setting, FAIR)[:CONTROLS]))
 
 
@@ -58,12 +58,12 @@ def answer(
     measured = Measured(effects, judging)
     by_family = _by_family(arms)
     massive = by_family[MASSIVE]
-    metrics = metrics_for(measured, metrics, massive[min(massive)], attributes=False)
+    metrics = metrics_for(measured, metrics, massive[min(massive)][0], attributes=False)
     table = pd.DataFrame(
-        {"metric": metric, "family": family, "k": k, **measured.level(metric, only(arm)).columns()}
+        {"metric": metric, "family": family, "k": k, **measured.level(metric, mean_of(draws)).columns()}
         for metric in metrics
         for family, doses in by_family.items()
-        for k, arm in doses.items()
+        for k, draws in doses.items()
     ).astype({"k": "Int64"})
     judged = judged_metrics(metrics)
     answers: list[Answer] = []
@@ -89,22 +89,24 @@ def _by_family(arms: Sequence[Arm]) -> Doses:
 
 
 def _slope(measured: Measured, metric: str, by_family: Doses, primary: bool, note: str) -> Answer:
-    """Whether each doubling does more."""
+    """Whether a doubling does more on average."""
     massive = by_family[MASSIVE]
-    fewest, most = min(massive), max(massive)
     slopes = {
-        family: slope_of({math.log2(k): arm for k, arm in doses.items()})
+        family: [
+            slope_of({math.log2(k): draws[i] for k, draws in doses.items()})
+            for i in range(min(map(len, doses.values())))
+        ]
         for family, doses in by_family.items()
     }
     shown = {"unedited": measured.clean(metric)}
     for family, doses in by_family.items():
         called = MASSIVE if family == MASSIVE else control_words(family)
-        shown |= {f"{called} k = {k}": measured.mean(metric, only(doses[k])) for k in (fewest, most)}
+        shown |= {f"{called} k = {k}": measured.mean(metric, mean_of(draws)) for k, draws in doses.items()}
     return joint_answer(
         _against(measured, metric, slopes, "slope per doubling"),
         name=f"dose.slope.{metric}",
-        claim=f"with every doubling of their number, {treatment_words(massive[fewest])} disrupts the image "
-        "by more than as many others do",
+        claim=f"per doubling of their number, on average, {treatment_words(massive[min(massive)][0])} "
+        "disrupts the image by more than as many others do",
         metric=metric,
         title=f"the slope of {metric_of(metric).title} per doubling",
         alpha=measured.judging.alpha,
@@ -116,9 +118,14 @@ def _slope(measured: Measured, metric: str, by_family: Doses, primary: bool, not
 
 def _fewest(measured: Measured, metric: str, by_family: Doses) -> Answer:
     k = min(by_family[MASSIVE])
-    what = treatment_words(by_family[MASSIVE][k])
+    what = treatment_words(by_family[MASSIVE][k][0])
     return joint_answer(
-        _against(measured, metric, {f: only(doses[k]) for f, doses in by_family.items()}, f"k = {k}"),
+        _against(
+            measured,
+            metric,
+            {family: [only(draw) for draw in doses[k]] for family, doses in by_family.items()},
+            f"k = {k}",
+        ),
         name=f"dose.fewest.{metric}",
         claim=f"{what}, {k} in each block, already disrupts the image more than as many others do",
         metric=metric,
@@ -127,13 +134,15 @@ def _fewest(measured: Measured, metric: str, by_family: Doses) -> Answer:
     )
 
 
-def _against(measured: Measured, metric: str, contrasts: Mapping[str, Contrast], at: str) -> list[Effect]:
-    """Massive − control for every control of these contrasts, corrected together."""
+def _against(
+    measured: Measured, metric: str, contrasts: Mapping[str, Sequence[Contrast]], at: str
+) -> list[Effect]:
+    """Massive − control for the draws of every control, corrected together."""
     found = {
         family: measured.effect(
-            metric, contrasts[MASSIVE], contrast, control_name=family, name=f"{metric}, {at}"
+            metric, contrasts[MASSIVE][0], draws, control_name=family, name=f"{metric}, {at}"
         )
-        for family, contrast in contrasts.items()
+        for family, draws in contrasts.items()
         if family != MASSIVE
     }
     return list(corrected(found).values())

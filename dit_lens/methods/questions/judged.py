@@ -10,7 +10,7 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, Joint, judge_all
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.effect_tables import correct
-from dit_lens.methods.questions.levels import Measured, mean_of, metric_of, only
+from dit_lens.methods.questions.levels import Measured, metric_of, only
 from dit_lens.methods.questions.sentences import joint_sentence, listing
 from dit_lens.methods.resampling import smallest_p
 from dit_lens.methods.verdicts import Direction, Effect
@@ -67,13 +67,12 @@ def against(
     measured: Measured, metric: str, treatment: Arm, controls: Mapping[str, Sequence[Arm]]
 ) -> dict[str, Effect]:
     """Treatment − mean of the draws of each control, corrected together; notes rank it among draws."""
-    direction = metric_of(metric).disrupted
-    found = {}
-    for kind, draws in controls.items():
-        effect = measured.effect(metric, only(treatment), mean_of(draws), control_name=kind)
-        _, note = measured.rank(metric, treatment, draws, direction)
-        found[kind] = replace(effect, note="; ".join(filter(None, (effect.note, note))))
-    return corrected(found)
+    return corrected(
+        {
+            kind: measured.effect(metric, only(treatment), [only(draw) for draw in draws], control_name=kind)
+            for kind, draws in controls.items()
+        }
+    )
 
 
 def too_few(effects: Sequence[Effect], comparisons: int, alpha: float) -> str:

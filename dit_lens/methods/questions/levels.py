@@ -16,6 +16,7 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.controls import DRAWN
 from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.metrics import METRICS, Metric
 from dit_lens.methods.paired_effects import no_effect, rank_note
@@ -127,15 +128,21 @@ class Measured:
         self,
         metric: str,
         treatment: Contrast,
-        control: Contrast,
+        control: Contrast | Sequence[Contrast],
         *,
         control_name: str,
         name: str | None = None,
     ) -> Effect:
-        """Paired difference of two contrasts, not corrected; called by its metric unless named."""
+        """Paired difference of two contrasts, not corrected; called by its metric unless named.
+
+        Several contrasts are draws of one control: their mean is compared with, and what lies between the
+        treatment and each of them is told.
+        """
         judging, pairs = self.judging, self._by_metric[metric].pairs if metric in self._by_metric else ()
+        draws = [control] if isinstance(control, Mapping) else list(control)
+        drawn = [f"control-{i}" for i in range(len(draws))]
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        for arm, contrast in (("treatment", treatment), ("control", control)):
+        for arm, contrast in zip(["treatment", *drawn], [treatment, *draws], strict=True):
             values, there = self._contrast(metric, contrast)
             if not there.any():
                 return no_effect(name or metric, control_name, [], judging.confidence)
@@ -148,12 +155,15 @@ class Measured:
         (found,) = compare(
             columns,
             treatment="treatment",
-            controls={control_name: "control"},
+            controls={control_name: drawn},
+            direction={metric: metric_of(metric).disrupted},
             correction="none",
             confidence=judging.confidence,
             resamples=judging.resamples,
             seed=judging.seed,
         ).values()
+        if control_name in DRAWN and len(draws) == 1 and found.estimate is not None:
+            found = replace(found, draw_estimates=(found.estimate,))
         return found if name is None else replace(found, name=name)
 
     def rank(

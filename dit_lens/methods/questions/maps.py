@@ -272,11 +272,13 @@ class Maps:
         at_peak = row * len(cells.steps) + column
         peak = every[at_peak]
         passing = sum(verdict.outcome == "supported" for verdict in verdicts)
+        # What one-sided counting would hide: a map may be full of cells in which the control does more.
+        less = int(found.passing(judging.alpha, falls=not cells.falls).sum())
         control = control_words(found.control)
         what = _DIRECTIONS.get(direction) or treatment_words(arm)
         claim = f"in some block and step, {what} {_DOES[name]} more than its control, {control}"
         reason = {
-            "supported": f"{passing} of {len(every)} cells pass the correction",
+            "supported": f"{passing} of {len(every)} cells pass; the control does more in {less}",
             "not supported": "in no cell does the verdict leave room for it",
             "undecided": _why_undecided(int(cells.n.max()), len(every), judging),
         }[outcome]
@@ -291,10 +293,10 @@ class Maps:
             reason=reason,
             sentence=sentences(
                 f"{outcome.capitalize()} (exploratory map): {claim}",
-                f"{passing} of {len(every)} cells pass Benjamini–Hochberg at {judging.alpha:g}"
-                + ("" if outcome == "supported" else f"; {reason}"),
-                f"The effect peaks in {self._cell(cells, row, column)}, where mean {metric.title} is "
-                f"{figure(float(cells.means(TREATMENT)[row, column]))}",
+                f"{passing} of {len(every)} cells pass Benjamini–Hochberg at {judging.alpha:g}; the control "
+                f"does more in {less}" + ("" if outcome == "supported" else f"; {reason}"),
+                f"The edit of massive channels does most in {self._cell(cells, row, column)}, where mean "
+                f"{metric.title} is {figure(float(cells.means(TREATMENT)[row, column]))}",
                 f"There, against {control}, {difference(metric, peak)}: massive channels "
                 + _there(verdicts[at_peak].outcome),
             ),

@@ -3,6 +3,9 @@
 arXiv 2605.13974 zeroes massive channels in all blocks and sees the image collapse. arXiv 2510.11538 zeroes
 them at one layer and sees semantics kept and detail destroyed. Here both are done, against a control that is
 changed by as much (`energy_matched`). "One block" is the mean over all blocks, so that no block is picked.
+A loss is a fall below that control; that semantics *stay* is more than no such loss: their fall from the
+unedited image has to be shown to be smaller than `STAYS` of its level, by the whole interval, and it must not
+be a loss.
 
 Semantics: attribute read-out and prompt alignment, and change at low spatial frequencies. Detail: surface
 attributes, and change at high frequencies. Attributes exist on the embedded world alone; on another model
@@ -37,7 +40,13 @@ from dit_lens.methods.questions.arm_sets import (
 from dit_lens.methods.questions.judged import about_missing, corrected, joint_answer, metrics_for
 from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, metric_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
-from dit_lens.methods.questions.sentences import control_words, difference, sentences, treatment_words
+from dit_lens.methods.questions.sentences import (
+    control_words,
+    difference,
+    figure,
+    sentences,
+    treatment_words,
+)
 from dit_lens.methods.verdicts import Effect, Outcome
 
 SOURCES = ("2605.13974", "2510.11538")
@@ -48,13 +57,10 @@ DETAIL = ("detail", "change_high", "detail_ratio")
 
 JUDGED = ("semantics", "detail", "alignment", "change_low", "change_high")
 
-PROTOCOLS = {"all_blocks": "in all blocks at once", "single_block": "in one block (mean over blocks)"}
+STAYS = 0.05
+"""Semantics stay where they fall by less than this share of the unedited image's level."""
 
-_DENIED: Mapping[Outcome, Outcome] = {
-    "supported": "not supported",
-    "not supported": "supported",
-    "undecided": "undecided",
-}
+PROTOCOLS = {"all_blocks": "in all blocks at once", "single_block": "in one block (mean over blocks)"}
 
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
@@ -65,10 +71,10 @@ def arms(setting: Setting) -> tuple[Arm, ...]:
 
 @dataclass(frozen=True)
 class _Protocols:
-    """The arms by protocol and family: {protocol: {family: arms}}; draws of a family are averaged."""
+    """The arms by protocol and family: {protocol: {family: draws}}, a draw being its arms in every block."""
 
     control: str
-    arms: dict[str, dict[str, tuple[Arm, ...]]]
+    arms: dict[str, dict[str, tuple[tuple[Arm, ...], ...]]]
 
     @classmethod
     def of(cls, arms: Sequence[Arm]) -> _Protocols:
@@ -77,13 +83,25 @@ class _Protocols:
         kinds = families(arms, FAIR, protocol="single_block", block=blocks[0])
         control = (*kinds, FAIR[0])[0]
         single = {
-            family: tuple(one(arms, family, protocol="single_block", block=block) for block in blocks)
+            # [block][draw] → [draw][block]
+            family: tuple(
+                zip(*(some(arms, family, protocol="single_block", block=b) for b in blocks), strict=True)
+            )
             for family in (MASSIVE, control)
         }
-        return cls(
-            control,
-            {"all_blocks": {MASSIVE: (massive,), control: some(arms, control)}, "single_block": single},
-        )
+        together: dict[str, tuple[tuple[Arm, ...], ...]] = {
+            MASSIVE: ((massive,),),
+            control: tuple((draw,) for draw in some(arms, control)),
+        }
+        return cls(control, {"all_blocks": together, "single_block": single})
+
+    def contrasts(self, protocol: str, family: str) -> list[Contrast]:
+        """Every draw of a family in a protocol, the mean over its arms."""
+        return [mean_of(draw) for draw in self.arms[protocol][family]]
+
+    def contrast(self, protocol: str, family: str) -> Contrast:
+        """The mean over a family's draws and arms in a protocol."""
+        return mean_of([arm for draw in self.arms[protocol][family] for arm in draw])
 
 
 def answer(
@@ -93,7 +111,7 @@ def answer(
     judging = judging or Judging()
     measured = Measured(effects, judging)
     protocols = _Protocols.of(arms)
-    massive = protocols.arms["all_blocks"][MASSIVE][0]
+    ((massive,),) = protocols.arms["all_blocks"][MASSIVE]
     metrics = metrics_for(measured, metrics, massive)
     pair = _pair(metrics)
     judged = [metric for metric in (*JUDGED, *DETAIL) if metric in metrics and metric in (*JUDGED, *pair)]
@@ -102,7 +120,7 @@ def answer(
         for metric in dict.fromkeys(judged)
         for protocol, effect in _effects(measured, protocols, metric).items()
     }
-    first = _side_by_side(parts, pair, metrics, massive)
+    first = _side_by_side(measured, protocols, parts, pair, metrics, massive)
     return Answered({"semantics_or_detail": _table(measured, protocols, metrics)}, (first, *parts.values()))
 
 
@@ -119,12 +137,12 @@ def _effects(measured: Measured, protocols: _Protocols, metric: str) -> dict[str
         {
             protocol: measured.effect(
                 metric,
-                mean_of(by_family[MASSIVE]),
-                mean_of(by_family[protocols.control]),
+                protocols.contrast(protocol, MASSIVE),
+                protocols.contrasts(protocol, protocols.control),
                 control_name=protocols.control,
                 name=f"{metric}, {PROTOCOLS[protocol]}",
             )
-            for protocol, by_family in protocols.arms.items()
+            for protocol in protocols.arms
         }
     )
 
@@ -144,17 +162,39 @@ def _part(metric: str, protocol: str, effect: Effect, massive: Arm, alpha: float
     )
 
 
+def _stay(measured: Measured, protocols: _Protocols, metric: str) -> tuple[Outcome, str]:
+    """Whether a score stays near the unedited image's when one block is edited, and the numbers for it."""
+    title = metric_of(metric).title
+    clean = measured.clean(metric)
+    if not clean > 0:
+        return "undecided", f"{title} has no level of the unedited image that a loss could be a share of"
+    found = measured.level(metric, change(protocols.contrast("single_block", MASSIVE), only(CLEAN)))
+    floor = -STAYS * clean
+    outcome: Outcome = "undecided"
+    if found.low > floor:
+        outcome = "supported"
+    elif found.high < floor:
+        outcome = "not supported"
+    return outcome, (
+        f"in one block {title} changes by {figure(found.mean)} (95 % CI {figure(found.low)} to "
+        f"{figure(found.high)}) from the unedited {figure(clean)}; to stay is to lose less than "
+        f"{figure(-floor)}"
+    )
+
+
 def _side_by_side(
+    measured: Measured,
+    protocols: _Protocols,
     parts: Mapping[tuple[str, str], Answer],
     pair: tuple[str | None, str | None],
     metrics: Sequence[str],
     massive: Arm,
 ) -> Answer:
-    """Do both papers hold: one block costs detail and no semantics, all blocks cost semantics too?"""
+    """Do both papers hold: one block costs detail and no semantics, all blocks cost semantics?"""
     semantics, detail = pair
     claim = (
         f"{treatment_words(massive)} in one block costs detail and leaves semantics (2510.11538), and in all "
-        "blocks costs semantics too (2605.13974)"
+        "blocks costs semantics (2605.13974)"
     )
     shared: dict[str, Any] = {
         "name": "semantics_or_detail.both",
@@ -172,7 +212,10 @@ def _side_by_side(
         return Answer(**shared, outcome="undecided", reason=reason, sentence=text, effects=())
     one_detail, one_semantics = parts["single_block", detail], parts["single_block", semantics]
     all_semantics, all_detail = parts["all_blocks", semantics], parts["all_blocks", detail]
-    needed = (one_detail.outcome, _DENIED[one_semantics.outcome], all_semantics.outcome)
+    stay, staying = _stay(measured, protocols, semantics)
+    if one_semantics.outcome == "supported":
+        stay = "not supported"
+    needed = (one_detail.outcome, stay, all_semantics.outcome)
     outcome = all_of(needed)
     told = [
         f"{PROTOCOLS[protocol]}, against {control_words(both[0].effects[0].control)}: "
@@ -189,7 +232,7 @@ def _side_by_side(
         f"in one block, that detail falls is {needed[0]} and that semantics stay is {needed[1]}; in all "
         f"blocks, that semantics fall is {needed[2]}"
     )
-    text = sentences(f"{outcome}: {claim}", *told, about_missing(metrics, ("semantics", "detail")))
+    text = sentences(f"{outcome}: {claim}", *told, staying, about_missing(metrics, ("semantics", "detail")))
     effects = tuple(each.effects[0] for each in (one_detail, one_semantics, all_detail, all_semantics))
     return Answer(**shared, outcome=outcome, reason=reason, sentence=text, effects=effects)
 
@@ -199,12 +242,12 @@ def _table(measured: Measured, protocols: _Protocols, metrics: Sequence[str]) ->
     for metric in metrics:
         clean: Contrast = only(CLEAN) if measured.has(metric, CLEAN.name) else {}
         for protocol, by_family in protocols.arms.items():
-            for family, its_arms in by_family.items():
-                groups: list[tuple[int | None, Sequence[Arm]]] = [(None, its_arms)]
+            for family, draws in by_family.items():
+                groups: list[tuple[int | None, Contrast]] = [(None, protocols.contrast(protocol, family))]
                 if protocol == "single_block":
-                    groups += [(arm.block, [arm]) for arm in its_arms]
-                for block, group in groups:
-                    level = measured.level(metric, change(mean_of(group), clean))
+                    groups += [(same[0].block, mean_of(same)) for same in zip(*draws, strict=True)]
+                for block, contrast in groups:
+                    level = measured.level(metric, change(contrast, clean))
                     rows.append(
                         {
                             "protocol": protocol,

@@ -27,9 +27,9 @@ from dit_lens.methods.questions.arm_sets import (
     control_arms,
     declared,
     families,
-    find,
     massive_arm,
     one,
+    some,
 )
 from dit_lens.methods.questions.judged import (
     about_missing,
@@ -39,7 +39,7 @@ from dit_lens.methods.questions.judged import (
     metrics_for,
     too_few,
 )
-from dit_lens.methods.questions.levels import Measured, metric_of, only
+from dit_lens.methods.questions.levels import Measured, mean_of, metric_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     BEATEN_LEAST,
@@ -57,14 +57,14 @@ SOURCES = ("2510.11538", "2605.13974")
 CONTROLS = 2
 """Families of control per block: the fairest of those that the setting declares."""
 
-ByBlock = Mapping[int | None, Mapping[str, Arm]]
-"""{block, None for all of them: {family: arm}}."""
+ByBlock = Mapping[int | None, Mapping[str, tuple[Arm, ...]]]
+"""{block, None for all of them: {family: draws}}; the treatment is one of one."""
 
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
-    """The unedited run; the treatment and the first draw of two controls, in all blocks and in each alone."""
+    """The unedited run; treatment and two controls, in all blocks (every draw) and in each alone (few)."""
     kinds = declared(setting, FAIR)[:CONTROLS]
-    together = (massive_arm(setting), *control_arms(setting, kinds, first_draw=True))
+    together = (massive_arm(setting), *control_arms(setting, kinds))
     return (CLEAN, *together, *block_arms(setting, kinds))
 
 
@@ -75,7 +75,7 @@ def answer(
     judging = judging or Judging()
     measured = Measured(effects, judging)
     places = _places(arms)
-    massive = places[None][MASSIVE]
+    massive = places[None][MASSIVE][0]
     metrics = metrics_for(measured, metrics, massive, attributes=False)
     judged = judged_metrics(metrics)
     rows: list[dict[str, object]] = []
@@ -92,18 +92,15 @@ def answer(
     return Answered({"single_or_all": _typed(rows)}, answers)
 
 
-def _places(arms: Sequence[Arm]) -> dict[int | None, dict[str, Arm]]:
+def _places(arms: Sequence[Arm]) -> dict[int | None, dict[str, tuple[Arm, ...]]]:
     blocks = blocks_of(arms, MASSIVE)
     alone = families(arms, FAIR, protocol="single_block", block=blocks[0])
     kinds = [kind for kind in families(arms, FAIR) if kind in alone]
-    # The first draw, as in the single blocks: other questions may have run more of them.
-    places: dict[int | None, dict[str, Arm]] = {
-        None: {MASSIVE: one(arms, MASSIVE), **{kind: find(arms, kind)[0] for kind in kinds}}
-    }
+    one(arms, MASSIVE)
+    everyone = (MASSIVE, *kinds)
+    places: dict[int | None, dict[str, tuple[Arm, ...]]] = {None: {f: some(arms, f) for f in everyone}}
     for block in blocks:
-        places[block] = {
-            family: one(arms, family, protocol="single_block", block=block) for family in (MASSIVE, *kinds)
-        }
+        places[block] = {f: some(arms, f, protocol="single_block", block=block) for f in everyone}
     return places
 
 
@@ -112,13 +109,13 @@ def _joints(measured: Measured, metric: str, places: ByBlock) -> dict[int | None
     found: dict[tuple[int | None, str], Effect] = {
         (block, kind): measured.effect(
             metric,
-            only(here[MASSIVE]),
-            only(arm),
+            mean_of(here[MASSIVE]),
+            [only(draw) for draw in draws],
             control_name=kind,
             name=f"{metric}, {'all blocks' if block is None else f'block {block}'}",
         )
         for block, here in places.items()
-        for kind, arm in here.items()
+        for kind, draws in here.items()
         if kind != MASSIVE
     }
     claims = [
@@ -140,12 +137,12 @@ def _rows(
 ) -> list[dict[str, object]]:
     rows = []
     for block, here in places.items():
-        for family, arm in here.items():
+        for family, draws in here.items():
             row = {
                 "metric": metric,
                 "family": family,
                 "block": block,
-                **measured.level(metric, only(arm)).columns(),
+                **measured.level(metric, mean_of(draws)).columns(),
             }
             if family == MASSIVE:
                 weakest = joints[block].weakest
@@ -181,7 +178,7 @@ def _single(
         return float("-inf") if estimate is None else sign * estimate
 
     best = max((b for b, joint in blocks.items() if joint.outcome == outcome), key=strength)
-    weakest, massive = blocks[best].weakest, places[None][MASSIVE]
+    weakest, massive = blocks[best].weakest, places[None][MASSIVE][0]
     claim = f"{treatment_words(massive)} in one block alone disrupts the image more than every control"
     by_outcome = {
         kind: [block for block, joint in blocks.items() if joint.outcome == kind]
@@ -202,7 +199,7 @@ def _single(
     few = too_few(every, len(every), measured.judging.alpha) if outcome == "undecided" else ""
     shown = {
         "unedited": measured.clean(metric),
-        f"block {best} alone": measured.mean(metric, only(places[best][MASSIVE])),
+        f"block {best} alone": measured.mean(metric, mean_of(places[best][MASSIVE])),
         "all blocks": measured.mean(metric, only(massive)),
     }
     return Answer(
@@ -221,13 +218,13 @@ def _single(
 
 
 def _together(measured: Measured, metric: str, places: ByBlock) -> Answer:
-    massive = places[None][MASSIVE]
+    massive = places[None][MASSIVE][0]
     words = {f"block {block}": f"block {block} alone" for block in places if block is not None}
     found = {
         block: measured.effect(
             metric,
             only(massive),
-            only(here[MASSIVE]),
+            mean_of(here[MASSIVE]),
             control_name=f"block {block}",
             name=f"{metric}, all blocks",
         )

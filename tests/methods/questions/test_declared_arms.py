@@ -46,8 +46,9 @@ def test_equal_names_mean_equal_arms_so_that_questions_share_runs() -> None:
             assert everything.setdefault(arm.name, arm) == arm
     alone = sum(len(declared(name)) for name in ABLATIONS)
     distinct = {json.dumps(arm.as_data(), sort_keys=True) for arm in everything.values()}
-    # Clean, 17, 4, 6 and 3 more for single blocks, 15 doses; the doses k = 4 are the massive set again.
-    assert (alone, len(everything), len(distinct)) == (66, 46, 43)
+    # Clean, 17, 4 more; 3 blocks × (1 + 3 + 1); 5 doses × (1 + 3 + 1), of which those at k = 4 are the
+    # massive set and its controls again.
+    assert (alone, len(everything), len(distinct)) == (96, 62, 57)
 
 
 def test_questions_load_when_asked_for() -> None:
@@ -161,7 +162,7 @@ def test_without_an_energy_match_the_next_fairest_control_stands_in() -> None:
 
 def test_doses_grow_and_their_controls_with_them() -> None:
     arms = declared("dose")
-    assert len(arms) == 1 + 3 * len(DOSES)
+    assert len(arms) == 1 + (1 + 3 + 1) * len(DOSES)
     for k in DOSES:
         for name in (f"massive.k-{k}", f"energy_matched-0.k-{k}", f"random_rank_window-0.k-{k}"):
             assert arms[name].k == k
@@ -179,7 +180,7 @@ def test_doses_are_chosen_as_the_massive_channels_were() -> None:
     where = {"statistic": "mean_abs", "branch": "uncond", "steps": [2]}
     massive = stats.select(top_k=3, **where)
     setting = Setting(massive, stats, num_blocks=3, num_steps=3, doses=(1, 3))
-    (edit,) = QUESTIONS["dose"].arms(setting)[-3].edits
+    (edit,) = next(arm for arm in QUESTIONS["dose"].arms(setting) if arm.name == "massive.k-3").edits
     assert edit.channels.blocks == massive.blocks
 
 

@@ -183,6 +183,41 @@ def test_semantics_lost_in_one_block_contradicts_the_second_paper() -> None:
     assert "that semantics stay is not supported" in answered.answers[0].reason
 
 
+def test_semantics_do_not_stay_where_they_fall_and_the_control_only_falls_further() -> None:
+    def planted(arm: Arm) -> Mapping[str, float]:
+        lost = {"detail": STRONG, "semantics": STRONG} if arm.family == "massive" else {}
+        if arm.family == "energy_matched" and arm.protocol == "single_block":
+            lost = {"semantics": 1.5 * STRONG}
+        return {**dict.fromkeys(ALL_METRICS, 0.0), **lost}
+
+    found = by_name(asked(QUESTIONS["semantics_or_detail"], planted, metrics=ALL_METRICS, prompts=24))
+    assert found["semantics_or_detail.single_block.semantics"].outcome == "not supported", (
+        "no more than others"
+    )
+    both = found["semantics_or_detail.both"]
+    assert both.outcome == "not supported"
+    assert "that semantics stay is not supported" in both.reason
+    # 0.06 of 0.95 is lost, and 5 % of it may be.
+    assert "changes by −0.06" in both.sentence and "to stay is to lose less than 0.0477" in both.sentence
+
+
+def test_what_two_questions_compare_has_one_answer() -> None:
+    """Zeroing everywhere against the energy-matched draws: in `disruption` and in `single_or_all`."""
+    one, other = (
+        by_name(asked(QUESTIONS[name], massive_disrupts)) for name in ("disruption", "single_or_all")
+    )
+    here = next(e for e in one["disruption.alignment"].effects if e.control == "energy_matched")
+    assert len(here.draw_estimates) == 5
+    table = asked(QUESTIONS["single_or_all"], massive_disrupts).tables["single_or_all"]
+    rows = table[(table["metric"] == "alignment") & table["block"].isna()].set_index("family")
+    apart = rows.loc["massive", "mean"] - rows.loc["energy_matched", "mean"]
+    assert apart == pytest.approx(here.estimate)
+    alone = other["single_or_all.single.alignment"].effects
+    assert {e.control: len(e.draw_estimates) for e in alone} == {"energy_matched": 3, "random_rank_window": 1}
+    nearest = other["single_or_all.single.alignment"].sentence
+    assert "beyond 3 of 3 draws" in nearest or "one draw" in nearest
+
+
 def test_without_the_embedded_world_alignment_and_frequencies_stand_in() -> None:
     metrics = ("alignment", "ssim", "change_low", "change_high")
     planted = loses({"change_high": STRONG}, {"change_high": STRONG, "alignment": STRONG})

@@ -90,13 +90,28 @@ def test_a_cell_in_which_massive_exceeds_is_named_and_the_map_is_called_explorat
     (answer,) = found.answers
     assert (answer.name, answer.outcome, answer.primary) == ("step_map.velocity", "supported", True)
     assert answer.sentence.startswith("Supported (exploratory map): in some block and step, zeroing massive")
-    assert "1 of 9 cells pass Benjamini–Hochberg at 0.05." in answer.sentence
-    assert "peaks in block 2 at step 1 (sigma 0.7), where mean velocity distance is 3.0" in answer.sentence
+    assert "1 of 9 cells pass Benjamini–Hochberg at 0.05; the control does more in 0." in answer.sentence
+    most = "massive channels does most in block 2 at step 1 (sigma 0.7), where mean velocity distance is 3.0"
+    assert most in answer.sentence
     assert answer.sentence.endswith("massive channels exceed their control in this cell.")
     (peak,) = answer.effects
     assert peak.estimate == pytest.approx(2.0, abs=0.2) and peak.control == "energy_matched"
     # The best of nine cells: its p counts nine times.
     assert peak.p <= 0.005 and peak.p_adjusted == pytest.approx(9 * peak.p)
+
+
+@pytest.mark.pure
+def test_cells_in_which_the_control_does_more_are_counted_too() -> None:
+    arms = STEP_MAP.arms(a_setting())
+
+    def both_ways(arm: Arm, prompt: str) -> float:
+        massive = arm.family == "massive"
+        return 3.0 + massive * (2.0 * ((arm.block, arm.step) == (2, 1)) - 2.0 * (arm.block == 0))
+
+    (answer,) = STEP_MAP.answer(effects(arms, both_ways), arms, metrics=["velocity"], judging=FAST).answers
+    assert answer.outcome == "supported"
+    assert "1 of 9 cells pass Benjamini–Hochberg at 0.05; the control does more in 3." in answer.sentence
+    assert answer.reason == "1 of 9 cells pass; the control does more in 3"
 
 
 @pytest.mark.pure
