@@ -11,6 +11,8 @@ from dit_lens.analysis.transport_shared import CarryPictures, carry_measures, ru
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dit_lens.analysis.stages import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.spatial import Mask
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from dit_lens.methods.transport.pictures import Picture
     from dit_lens.model.given import GivenPath
 
-Made = tuple["Picture", str, "GivenPath", Any]
-"""A picture, the origin of its path, the path, and the tokens to carry."""
+Made = tuple["Picture", int, str, "GivenPath", Any]
+"""A picture, the seed of its noise, the origin of its path, the path, and the tokens to carry."""
 
 
 def plan_image(asked: Asked) -> StudyPlan:
@@ -37,8 +39,9 @@ def plan_image(asked: Asked) -> StudyPlan:
     _mask_block(asked)
     _mask_file(asked)
     made: list[Made] = [
-        (picture, origin, _stand_in_path(asked, picture), "all")
+        (picture, seed, origin, _stand_in_path(asked, picture), "all")
         for picture in pictures
+        for seed in _seeds(asked)
         for origin in asked.spec.source.origins
     ]
     study = image_study(asked, asked.stand_in, made)
@@ -49,69 +52,89 @@ def plan_image(asked: Asked) -> StudyPlan:
 def run_image(asked: Asked, found: Found) -> tuple[Answer, ...]:
     """Run what the folder does not hold yet; write tables and pictures, and return the answers.
 
-    Tables: `transport_image`, every single value in `transport_image_effects`, and `inversions` (how well
-    sampling from an inverted path leads back to its picture, dB).
+    Tables: `transport_image`, every single value in `transport_image_effects`, and `inversions`: for every
+    picture, how well sampling from its inverted path leads back to it (psnr, dB).
 
     Raises:
         BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
     """
-    import pandas as pd
-
     from dit_lens.methods.questions.transport import Transport
+    from dit_lens.report.inversions import inversions_said
+    from dit_lens.report.text import count
 
     asked = asked.at_steps(asked.spec.transport.steps)
     source, folder = asked.spec.source, found.folder
     pictures = source_pictures(asked)
-    found.say(f"Pictures: {len(pictures)}, {' and '.join(source.origins)}.")
-    made, inversions = _made(asked, found, pictures)
+    targets = f", carried into {count(len(pictures), 'target')}" if source.image is not None else ""
+    shown = 1 if source.image is not None else len(pictures)
+    found.say(f"Pictures: {shown}, {' and '.join(source.origins)}{targets}.")
+    given = _mask_file(asked)
+    if given is not None and given.is_full:
+        found.say(
+            f"{source.mask} covers every token, so nothing lies outside of it: change inside and outside of "
+            "it cannot be compared."
+        )
+    made, inversions = _made(asked, found, pictures, given)
+    folder.write_table("inversions", inversions)
+    if len(inversions):
+        found.say(inversions_said(inversions))
     study = image_study(asked, found.chosen, made)
     units = tuple(dict.fromkeys(picture.unit for picture in pictures))[: asked.spec.transport.gallery]
     gallery = CarryPictures(folder, units, side=source.origins[0], prefix="carry-image")
     result = run_study_of(study, found, gallery, "from pictures")
     folder.write_table("transport_image_effects", result.effects)
-    folder.write_table("inversions", pd.DataFrame(inversions, columns=["unit", "shows", "psnr"]))
-    answered = Transport("transport_image").answer(result.effects, metrics=study.measures.names)
+    unit = "picture" if source.image is None else "target"
+    answered = Transport("transport_image", unit).answer(result.effects, metrics=study.measures.names)
     for name, table in answered.tables.items():
         folder.write_table(name, table)
     return answered.answers
 
 
 def _made(
-    asked: Asked, found: Found, pictures: Sequence[Picture]
-) -> tuple[list[Made], list[tuple[str, str, float]]]:
-    """Every picture's paths with the tokens to carry; and how well inverted ones lead back, in dB."""
-    from dit_lens.methods.transport.pictures import FOLDER, Paths, subject, tokens_of
+    asked: Asked, found: Found, pictures: Sequence[Picture], given: Mask | None
+) -> tuple[list[Made], pd.DataFrame]:
+    """Every picture's paths with the tokens to carry, and the table `inversions`: a row per picture."""
+    from dit_lens.methods.transport.pictures import FOLDER, Paths, inversions, subject, tokens_of
 
-    source, seed = asked.spec.source, _seed(asked)
-    given, block = _mask_file(asked), _mask_block(asked)
+    source, seeds, block = asked.spec.source, _seeds(asked), _mask_block(asked)
     paths = Paths(asked.lens, asked.sampling, found.folder.path / FOLDER)
     made: list[Made] = []
-    inversions: list[tuple[str, str, float]] = []
+    psnr: dict[str, float] = {}
+    masks: dict[Any, Any] = {}  # of a picture that goes into several targets, found once
     for picture in pictures:
-        for origin in source.origins:
-            path, psnr = paths.of(picture, origin, seed)
-            if psnr is not None:
-                inversions.append((picture.unit, picture.shows or "", psnr))
-            tokens: Any = "all"
-            if given is not None:
-                tokens = given
-            elif source.mask == "segment":
-                with naming("source.mask_block"):
-                    mask = subject(
-                        asked.lens, path, found.massive, block=block, seed=seed, sampling=asked.sampling
-                    )
-                tokens = tokens_of(mask, picture, found.say)
-            made.append((picture, origin, path, tokens))
-    return made, inversions
+        for seed in seeds:
+            for origin in source.origins:
+                # No noise is mixed into an inverted picture, so that its path is the same for every seed.
+                drawn = seed if origin == "noised" else seeds[0]
+                path, psnr_of_it = paths.of(picture, origin, drawn)
+                if psnr_of_it is not None:
+                    psnr[picture.digest] = psnr_of_it
+                tokens: Any = "all" if given is None else given
+                if source.mask == "segment":
+                    key = (picture.digest, drawn, origin)
+                    if key not in masks:
+                        with naming("source.mask_block"):
+                            mask = subject(
+                                asked.lens,
+                                path,
+                                found.massive,
+                                block=block,
+                                seed=drawn,
+                                sampling=asked.sampling,
+                            )
+                        masks[key] = tokens_of(mask, picture, found.say)
+                    tokens = masks[key]
+                made.append((picture, seed, origin, path, tokens))
+    return made, inversions(pictures, psnr, asked.sampling.steps)
 
 
-def _seed(asked: Asked) -> int:
-    """The one seed of noise that pictures are mixed with, and of the targets' runs."""
-    return (asked.spec.transport.seeds or asked.seeds)[0]
+def _seeds(asked: Asked) -> tuple[int, ...]:
+    """Seeds of the noise that pictures are mixed with, and of the targets' runs."""
+    return asked.spec.transport.seeds or asked.seeds
 
 
 def image_study(asked: Asked, chosen: Chosen, made: Sequence[Made]) -> CarryStudy:
-    """The study behind `transport_image`: a bundle for every picture and target, with all its origins.
+    """The study behind `transport_image`: a bundle for every picture, target and seed, with all its origins.
 
     Raises:
         BadInput: naming the key under `transport` that does not fit.
@@ -131,16 +154,16 @@ def image_study(asked: Asked, chosen: Chosen, made: Sequence[Made]) -> CarryStud
         for kind in ("latent_blend", "pixel_blend")
         for s in (0.0, *spec.strengths, 1.0)
     ]
-    bundles: dict[str, list[Case]] = {}
-    for picture, origin, path, tokens in made:
+    bundles: dict[tuple[str, int], list[Case]] = {}
+    for picture, seed, origin, path, tokens in made:
         with naming("transport"):
             core = family_carries(setting, (MASSIVE, *spec.controls, *BOUNDS), tokens=tokens)
             partial = family_carries(setting, [MASSIVE], strengths=spec.strengths, tokens=tokens)
         carries = (*core, *mixtures, *(partial if picture.unit in graded else ()))
         donor = Donor(picture.prompt, picture.shows, path)
         mask = tokens if isinstance(tokens, Mask) else None
-        case = Case(picture.target, _seed(asked), donor, carries, picture.unit, EVERYTHING, origin, mask)
-        bundles.setdefault(picture.unit, []).append(case)
+        case = Case(picture.target, seed, donor, carries, picture.unit, EVERYTHING, origin, mask)
+        bundles.setdefault((picture.unit, seed), []).append(case)
     grouped = tuple(map(tuple, bundles.values()))
     return CarryStudy(lens, grouped, asked.sampling, measures, asked.spec.effects.arms_per_forward)
 
@@ -169,7 +192,7 @@ def source_pictures(asked: Asked) -> tuple[Picture, ...]:
                 )
             targets = tuple(p.target for p in rendered(source.scenes, source.scene_seed, size))
         return tuple(
-            Picture(f"picture-{i:03d}", pixels, source.shows, source.prompt or "", target)
+            Picture(f"target-{i:03d}", pixels, source.shows, source.prompt or "", target)
             for i, target in enumerate(targets)
         )
     if lens.name not in zoo.names():
@@ -215,6 +238,12 @@ def _mask_file(asked: Asked) -> Mask | None:
         mask = Mask.load(source.mask, asked.lens.token_grid(sampling.height, sampling.width))
         if mask.is_empty:
             raise BadInput(f"{source.mask} covers no token, so nothing would be carried.")
+        size = (sampling.height, sampling.width)
+        if mask.image_size is not None and mask.image_size != size:
+            raise BadInput(
+                f"{source.mask} was made for pictures of {mask.image_size[0]} × {mask.image_size[1]} pixels, "
+                f"and the run's are {size[0]} × {size[1]}. Make it for this size; nothing is resized."
+            )
     return mask
 
 

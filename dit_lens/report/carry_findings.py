@@ -10,6 +10,7 @@ from dit_lens.report.carry_words import (
     AXES,
     OTHER_WAYS,
     in_order,
+    unit_word,
     way_column,
     way_words,
     ways,
@@ -48,7 +49,7 @@ def attribute_sentence(rows: pd.DataFrame, strength: float) -> str:
     chosen = (alone if every else massive[massive["pair_group"] == "all"]).dropna(subset=["mean"])
     if chosen.empty:
         return f"what moves at strength {number(strength)}"
-    unit = " pairs" if way_column(rows) == "direction" else ""  # a picture's units are told elsewhere
+    unit = f" {unit_word(rows)}s"
     chosen = chosen.assign(mean=chosen["mean"].astype(float))
     ends = [chosen[np.isclose(chosen["mean"], end)] for end in (chosen["mean"].max(), chosen["mean"].min())]
     said = f"at strength {number(strength)}, massive channels move"

@@ -22,6 +22,7 @@ from dit_lens.report.carry_words import (
     carry_metrics,
     carry_words,
     pair_groups,
+    unit_word,
     upper_first,
     way_column,
     way_words,
@@ -29,6 +30,7 @@ from dit_lens.report.carry_words import (
     whole_strength,
 )
 from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
+from dit_lens.report.inversions import inversions_part
 from dit_lens.report.plots.carry import attribute_rows
 from dit_lens.report.section import RunView, Section, SectionBuilder, Tile, View
 from dit_lens.report.text import count, listing, number, percent
@@ -75,20 +77,41 @@ def _exploratory(table: pd.DataFrame) -> str:
     return f"{said}{beside} beside massive channels."
 
 
+def _alone(table: pd.DataFrame) -> str:
+    """Say that one picture says nothing about others, where one was carried into several targets."""
+    if unit_word(table) != "target":
+        return ""
+    n = int(table["n"].max())
+    return f" One picture was carried into {count(n, 'target')}, so nothing is said about other pictures."
+
+
+def _outside(table: pd.DataFrame) -> str:
+    """Say why nothing is compared with the outside of a mask, where it has none."""
+    metrics = set(table["metric"])
+    if "change_inside" not in metrics or "change_outside" in metrics:
+        return ""
+    return (
+        " The mask covers every token, so nothing lies outside of it: change inside and outside of it cannot "
+        "be compared."
+    )
+
+
 def _primary_metric(run: RunView, question: str, there: list[str]) -> str | None:
     """Return the metric of the question's primary answer, where it is drawn over strength at all."""
     found = next((answer.metric for answer in run.answers(question) if answer.primary), None)
     return found if found in there else None
 
 
-def _pictures(run: RunView, entries: tuple[ImageEntry, ...], section: str) -> tuple[Markup, str]:
+def _pictures(
+    run: RunView, entries: tuple[ImageEntry, ...], section: str, unit: str = "pair"
+) -> tuple[Markup, str]:
     """Return the grid of pictures, and what is to be said of it."""
     pairs = pairs_of(entries)
     if not pairs:
         return Markup(""), ""
     grid, shown = picture_grid(run, pairs, section)
     rest = len(pairs) - shown
-    more = f" Pictures of {count(rest, 'more pair')} lie in images/." if rest else ""
+    more = f" Pictures of {count(rest, f'more {unit}')} lie in images/." if rest else ""
     return grid, (
         "Choose a picture, then move the slider (or the pointer over the picture): left of the cut is the "
         f"target as it would have been, right of it the picture chosen.{more} "
@@ -205,7 +228,8 @@ def _transport(
     answers = run.answers(question)
     attributes = _attributes(table, name, f"{anchor}-attributes", suffix, answers)
     of_attributes = attributes[0].answers if attributes else ()
-    grid, how = _pictures(run, pictures, anchor)
+    unit = unit_word(table)
+    grid, how = _pictures(run, pictures, anchor, unit)
     reading = (
         "Strength 0 leaves the target as it is, 1 puts the source's values in place of its own. In between "
         "it compounds over blocks, each of which draws by that share what the last one left: 0.25 in each of "
@@ -216,14 +240,15 @@ def _transport(
     )
     if set(table["family"]) & set(OTHER_WAYS):
         reading += (
-            " Beside them stands what needs no massive channels: all channels, or blending prompts, latents "
-            "or pixels, which arrives at the source when its strength is 1. A blend's 0.25 is a quarter "
-            "of the way: between 0 and 1 blends share the axis of strength with channels, but not its scale."
+            " Beside them stands what needs no massive channels: all channels, or blending "
+            f"{'prompts, latents' if unit == 'pair' else 'latents'} or pixels, which arrives at the source "
+            "when its strength is 1. A blend's 0.25 is a quarter of the way: between 0 and 1 blends share "
+            "the axis of strength with channels, but not its scale."
         )
     return Section(
         id=anchor,
         title=title,
-        lead=lead + _steps(run, "transport"),
+        lead=lead + _alone(table) + _steps(run, "transport"),
         extra=grid,
         views=tuple(
             View(
@@ -232,7 +257,8 @@ def _transport(
             )
             for site in sites
         ),
-        reading=f"{how}{reading} {_intervals(table, 'pairs')}{_hidden(total, len(sites))}",
+        reading=f"{how}{reading}{_outside(table)} {_intervals(table, f'{unit}s')}"
+        + _hidden(total, len(sites)),
         conclusion=_finding(table, sites[0]),
         answers=tuple(answer for answer in answers if answer not in of_attributes),
         tiles=_tiles(table, suffix),
@@ -240,7 +266,7 @@ def _transport(
         repeat=_repeat(name, "transport", **sites[0]),
         parts=(
             *attributes,
-            *(_curves(run) if name == "transport" else ()),
+            *(_curves(run) if name == "transport" else inversions_part(run, f"{anchor}-inversions")),
         ),
     )
 
@@ -254,19 +280,22 @@ def _attributes(
     except BadInput:
         # Only pictures of the embedded world can be read.
         return ()
+    unit = unit_word(table)
+    differ = "Pairs differ" if unit == "pair" else "A picture and its target differ"
     there = [way for way in ways(table) if (table[way_column(table)].astype(str) == way).any()]
     said = attribute_sentence(rows, whole_strength(rows))
     return (
         Section(
             id=anchor,
             title=f"Which attributes ride on them{suffix}?",
-            lead="Pairs differ in one attribute, or in several. After carrying, each attribute is read "
-            "off the picture: is it still the target's, or has it become the source's?",
+            lead=f"{differ} in one attribute, or in several. After carrying, each attribute is read off the "
+            "picture: is it still the target's, or has it become the source's?",
             views=tuple(View(way_words(way), plots.transport_attributes(table, way=way)) for way in there),
-            reading="A mark at 100 % means that the attribute became the source's in every pair, at 0 % in "
-            "none. An attribute rides on massive channels where their mark lies to the right of those of as "
-            "many other channels; where all marks lie together, it does not. Blends at full strength are the "
-            "source itself: they say how well an attribute can be read at all. " + _intervals(table, "pairs"),
+            reading=f"A mark at 100 % means that the attribute became the source's in every {unit}, at 0 % "
+            "in none. An attribute rides on massive channels where their mark lies to the right of those of "
+            "as many other channels; where all marks lie together, it does not. Blends at full strength are "
+            "the source itself: they say how well an attribute can be read at all. "
+            + _intervals(table, f"{unit}s"),
             conclusion=f"{upper_first(said)}.",
             answers=tuple(
                 answer for answer in answers if answer.metric.startswith(MOVED) and not answer.primary

@@ -87,6 +87,21 @@ def way_column(table: pd.DataFrame) -> str:
     return "origin" if "origin" in table.columns else "direction"
 
 
+def unit_word(table: pd.DataFrame) -> str:
+    """Return what n counts: a pair, a picture, or a target where one picture was carried into several.
+
+    >>> import pandas as pd
+    >>> unit_word(pd.DataFrame({"direction": ["forward"]}))
+    'pair'
+    >>> unit_word(pd.DataFrame({"origin": ["noised"], "unit": ["target"]}))
+    'target'
+    """
+    if way_column(table) == "direction":
+        return "pair"
+    known = [unit for unit in ("target", "picture") if "unit" in table and unit in set(table["unit"])]
+    return known[0] if known else "picture"
+
+
 def way_words(way: str) -> str:
     """Return a direction or an origin as words."""
     return {

@@ -23,8 +23,9 @@ from dit_lens.report.carry_findings import attribute_sentence, curve_sentence
 from dit_lens.report.carry_pictures import Carried, light_uri, pairs_of
 from dit_lens.report.carry_sections import CARRY_SECTIONS, detail_guidance, transport_image, transport_text
 from dit_lens.report.carry_words import OTHER_WAYS
+from dit_lens.report.inversions import inversions_said
 from dit_lens.report.page import render
-from dit_lens.report.section import RunView
+from dit_lens.report.section import RunView, Section
 from dit_lens.run.records import RunFolder
 from dit_lens.run.run_record import ImageEntry
 from tests.report.conftest import HOSTILE
@@ -356,6 +357,53 @@ def test_what_was_not_run_is_said_or_left_out(make_run) -> None:
     assert 'id="transport-curves"' not in html
     for name, table in (("transport-image", "transport_image"), ("detail-guidance", "guidance")):
         assert f"This run wrote no table “{table}”" in Page(part(html, name)).text
+
+
+def test_pictures_and_targets_are_called_so(make_run) -> None:
+    table = TABLES["transport_image"]
+    whole = " ".join(
+        said_of_pictures(transport_image(RunView(RunFolder(make_run({"transport_image": table})))))
+    )
+    assert "intervals over pictures" in whole and "in every picture" in whole
+    assert "blending latents or pixels" in whole and "carried into" not in whole
+    inside = table.query("metric == 'ssim'").assign(metric="change_inside")
+    targets = pd.concat([table, inside]).assign(unit="target")
+    whole = " ".join(
+        said_of_pictures(transport_image(RunView(RunFolder(make_run({"transport_image": targets})))))
+    )
+    assert "intervals over targets" in whole and "in every target" in whole
+    assert "One picture was carried into 12 targets, so nothing is said about other pictures." in whole
+    assert "The mask covers every token, so nothing lies outside of it" in whole
+    both = pd.concat([targets, inside.assign(metric="change_outside", unit="target")])
+    section = transport_image(RunView(RunFolder(make_run({"transport_image": both}))))
+    assert "covers every token" not in section.reading
+
+
+def said_of_pictures(section: Section) -> list[str]:
+    """What a section about pictures says; pairs and prompts belong to others."""
+    figures = [view.figure.to_json() for one in (section, *section.parts) for view in one.views]
+    said = [text for one in (section, *section.parts) for text in (one.lead, one.reading, one.conclusion)]
+    for text in (*said, *figures):
+        assert not re.search(r"\b[Pp]airs?\b|blending prompts", text)
+    return said
+
+
+def test_inversions_are_said_with_what_is_enough_and_their_rows_are_text(make_run) -> None:
+    found = pd.DataFrame(
+        [("a1", HOSTILE, 1, 6, 8, 41.5), ("b2", "a star", 1, 6, 8, 28.0), ("c3", "a dog", 1, 6, 8, 35.0)],
+        columns=["picture", "shows", "targets", "steps", "iterations", "psnr"],
+    )
+    folder = make_run({"transport_image": TABLES["transport_image"], "inversions": found})
+    page = Page(part(render(RunView(RunFolder(folder)), (transport_image,)), "transport-image-inversions"))
+    assert "leads back to 3 pictures with 35 dB in the median and 28 dB at worst" in page.text
+    assert "6 steps, each undone by at most 8 iterations" in page.text
+    assert "From 30 dB up it can be called a reconstruction: 1 of 3 are not" in page.text
+    assert "<script>alert(1)</script>" in page.text and "First rows" in page.text and not page.all("script")
+    one = inversions_said(found.iloc[:1])
+    assert "leads back to the picture with 41.5 dB" in one and one.endswith("it is one.")
+    assert "it is none, and what is carried" in inversions_said(found.iloc[1:2])
+    none = make_run({"transport_image": TABLES["transport_image"], "inversions": found.head(0)})
+    assert transport_image(RunView(RunFolder(none))).parts[-1].id == "transport-image-attributes"
 
 
 def test_a_flood_of_figures_is_cut_and_counted(make_run) -> None:

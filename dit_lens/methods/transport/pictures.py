@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from dit_lens.graph.graph import InterventionGraph
 from dit_lens.zoo.scenes import ATTRIBUTES, IMAGE_SIZE, Scene, render, sample_scenes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from dit_lens.methods.channels import ChannelSet
@@ -31,6 +33,9 @@ ORIGINS = ("noised", "inverted")
 
 FOLDER = "paths"
 """The run folder's place for latents that were noised or inverted."""
+
+ITERATIONS = 8
+"""At most so many by which each step of the sampler is undone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,11 @@ class Picture:
     shows: str | None
     prompt: str
     target: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the pixels, 12 hex digits: what goes into several targets is one picture."""
+        return hashlib.sha256(self.pixels.cpu().float().numpy().astype("<f4").tobytes()).hexdigest()[:12]
 
 
 def rendered(
@@ -152,8 +162,34 @@ class Paths:
         if origin == "noised":
             path = noised_path(self.lens, latents, picture.prompt, seeds=[seed], sampling=self.sampling)[0]
             return path, None
-        found = inverted_path(self.lens, latents, picture.prompt, sampling=self.sampling, progress=False)
+        found = inverted_path(
+            self.lens,
+            latents,
+            picture.prompt,
+            sampling=self.sampling,
+            iterations=ITERATIONS,
+            progress=False,
+        )
         return found.paths[0], float(found.reconstruction_psnr[0])
+
+
+def inversions(pictures: Sequence[Picture], psnr: Mapping[str, float], steps: int) -> pd.DataFrame:
+    """How well sampling from inverted paths leads back, a row per picture: `psnr` in dB, by its digest.
+
+    `targets` counts the prompts into whose runs a picture is carried, `iterations` is the most that a step
+    was undone by.
+    """
+    import pandas as pd
+
+    of: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        of.setdefault(picture.digest, []).append(picture)
+    rows = [
+        (digest, same[0].shows or "", len(same), steps, ITERATIONS, psnr[digest])
+        for digest, same in of.items()
+        if digest in psnr
+    ]
+    return pd.DataFrame(rows, columns=["picture", "shows", "targets", "steps", "iterations", "psnr"])
 
 
 def subject(
@@ -207,4 +243,4 @@ def tokens_of(mask: Mask, picture: Picture, say: Callable[[str], None] | None) -
     return "all"
 
 
-__all__ = ["FOLDER", "ORIGINS", "Paths", "Picture", "rendered", "subject", "tokens_of"]
+__all__ = ["FOLDER", "ORIGINS", "Paths", "Picture", "inversions", "rendered", "subject", "tokens_of"]

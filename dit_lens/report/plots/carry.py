@@ -18,6 +18,7 @@ from dit_lens.report.carry_words import (
     carry_words,
     in_order,
     pair_groups,
+    unit_word,
     upper_first,
     way_column,
     way_words,
@@ -140,15 +141,15 @@ def transport_attributes(data: Source, *, way: str | None = None, name: str | No
     rows = attribute_rows(table, way=way)
     strength = whole_strength(rows)
     families = families_in_order(rows["family"])
-    attributes = in_order(rows["attribute"], ATTRIBUTES)
+    attributes, unit = in_order(rows["attribute"], ATTRIBUTES), unit_word(rows)
     parts = [
         (title, part)
         for title, part in (
-            ("pairs that differ in it alone", rows[rows["pair_group"] == rows["attribute"]]),
-            ("pairs that differ in several", rows[rows["pair_group"] == "all"]),
+            (f"{unit}s that differ in it alone", rows[rows["pair_group"] == rows["attribute"]]),
+            (f"{unit}s that differ in several", rows[rows["pair_group"] == "all"]),
         )
         if len(part)
-    ] or [("pairs of all groups", rows)]
+    ] or [(f"{unit}s of all groups", rows)]
     line = _SLOT * len(families) + 16
     panels = Panels(
         titles=tuple(title for title, _ in parts),
