@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TokenShuffle,
         Zero,
     )
+    from dit_lens.methods.along_steps import compare_trajectories
     from dit_lens.methods.arms import CLEAN, Arm, ablation_arm, control_arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
     from dit_lens.methods.controls import controls
@@ -94,6 +95,7 @@ _HOMES = {
     "control_arm": "dit_lens.methods.arms",
     "default_measures": "dit_lens.methods.measures",
     "compare_images": "dit_lens.methods.metrics",
+    "compare_trajectories": "dit_lens.methods.along_steps",
     "export_pairs": "dit_lens.methods.outside_scores",
     "import_scores": "dit_lens.methods.outside_scores",
     "run_study": "dit_lens.methods.study",
@@ -148,6 +150,7 @@ __all__ = [
     "control_arm",
     "default_measures",
     "compare_images",
+    "compare_trajectories",
     "export_pairs",
     "import_scores",
     "run_study",

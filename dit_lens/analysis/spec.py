@@ -238,7 +238,8 @@ class EffectsSpec(_Spec):
     doses: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 2, 4, 8, 16)
     """Numbers of channels of the dose–response curve."""
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """Metrics by name; absent, all that can be measured on the model."""
+    """Metrics by name; absent, all that can be measured on the model, but for `predicted_x0`: the mean over
+    steps of the drift of the predicted image, which keeps the latents of every step."""
     alignment: Text | None = None
     """A CLIP (hub id or folder) that rates prompt alignment; the embedded models bring their own."""
     lpips: Text | None = None

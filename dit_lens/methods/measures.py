@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.methods.along_steps import Paths
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.attribute_scores import Reader, asked_attributes, attribute_scores
 from dit_lens.methods.carried import margins, moves
@@ -64,10 +65,15 @@ WITH_A_DONOR = ("toward", "toward_latent", "margin", *MOVES)
 AT_THE_END = ("latent", *IMAGE_METRICS, "lpips", *ABSOLUTE, "toward_latent", "margin", *MOVES)
 """Metrics of the readout "final"."""
 
+ALONG_THE_WAY = ("predicted_x0",)
+"""Metrics of the readout "final" that need the latents of every step; measured where they are named."""
+
 WITH_A_MASK = ("change_inside", "change_outside")
 """Metrics of a finished image that need a mask, too; studies of carrying know one."""
 
-_MEASURABLE = tuple(name for name in METRICS if name in (*AT_THE_END, *AT_A_STEP, *WITH_A_MASK))
+_MEASURABLE = tuple(
+    name for name in METRICS if name in (*AT_THE_END, *ALONG_THE_WAY, *AT_A_STEP, *WITH_A_MASK)
+)
 
 _DEFINITIONS = {
     name: f"{name}/1" + (f" cutoff={CUTOFF}" if name in ("change_low", "change_high", "detail_ratio") else "")
@@ -137,7 +143,7 @@ class Measures:
 
     def of(self, arm: Arm) -> tuple[str, ...]:
         """The metrics that an arm has: by its readout, and by whether it is edited and has a donor."""
-        fitting = AT_A_STEP if arm.readout == "step" else AT_THE_END
+        fitting = AT_A_STEP if arm.readout == "step" else (*AT_THE_END, *ALONG_THE_WAY)
         return tuple(
             name
             for name in self.names
@@ -145,6 +151,11 @@ class Measures:
             and (arm.edits or name in ABSOLUTE)
             and (arm.draws_on_donor or name not in WITH_A_DONOR)
         )
+
+    @property
+    def keep(self) -> str:
+        """Which latents a run has to keep for these metrics, as `run` calls them: "all" or "final"."""
+        return "all" if set(ALONG_THE_WAY) & set(self.names) else "final"
 
     def definitions(self, names: Iterable[str]) -> dict[str, str]:
         """Name → definition: by which rule, and with which weights, each is measured."""
@@ -189,6 +200,7 @@ class Measures:
         clean_images: Sequence[Image] | None,
         donor_prompts: Sequence[str] | None = None,
         inside: npt.NDArray[np.bool_] | None = None,
+        paths: Paths | None = None,
     ) -> dict[str, Array]:
         """Metrics of runs that have ended, float64 [rows] each.
 
@@ -199,6 +211,7 @@ class Measures:
                 are NaN.
             inside: the mask of pixels [H, W] for `change_inside` and `change_outside`; without it these are
                 NaN.
+            paths: latents of every step, for `predicted_x0`.
         """
         wanted = [name for name in self.names if name in set(names)]
         found: dict[str, Array] = {}
@@ -206,6 +219,9 @@ class Measures:
             found["latent"] = step_distance(latents[:, None], clean[:, None])[:, 0]
         if "toward_latent" in wanted:
             found["toward_latent"] = share_of_the_way(latents, clean, donor)
+        if "predicted_x0" in wanted:
+            assert paths is not None
+            found["predicted_x0"] = paths.drift()
         seen = [name for name in wanted if needs_image(name)]
         if seen:
             assert images is not None and clean_images is not None
@@ -298,10 +314,12 @@ def default_measures(
 
     On other models attributes cannot be read, and prompt alignment needs a CLIP: `clip` is a scorer, or the
     hub id or folder of a CLIP. LPIPS is measured where it is asked for, by name or by its weights, and not
-    where they merely lie in the cache: the same request gives the same metrics on every machine.
+    where they merely lie in the cache: the same request gives the same metrics on every machine. Nor is
+    `predicted_x0` measured unasked: it keeps the latents of every step.
 
     Args:
-        names: those to measure; None for all that can be. Units and directions: `dit_lens.methods.metrics`.
+        names: those to measure; None for all others that can be. Units and directions:
+            `dit_lens.methods.metrics`.
         lpips: weights for `lpips`, as in `dit_lens.methods.lpips.Lpips`, or one that is loaded.
 
     Raises:
@@ -333,6 +351,7 @@ def default_measures(
     if names is None:
         left_out = {
             *WITH_A_MASK,
+            *ALONG_THE_WAY,
             *((*READ_OFF, *MOVES) if reader is None else ()),
             *(RATED if alignment is None else ()),
             *(("lpips",) if lpips is None else ()),

@@ -1,4 +1,4 @@
-"""What an edit changed: latents, velocities and predicted images per step, and the final pictures.
+"""What an edit changed: distances at each step, and of the final pictures; `along_steps` has whole runs.
 
 Everything is measured pairwise between an edited run and its reference (same prompt, seed and schedule) and
 comes back as float64 numpy arrays with one entry per row. Inputs may be numpy arrays or tensors.
@@ -45,7 +45,9 @@ METRICS = {
     for metric in (
         Metric("latent", "latent distance", "share of the reference's norm", "greater"),
         Metric("velocity", "velocity distance", "share of the reference's norm", "greater"),
-        Metric("predicted_x0", "drift of the predicted image", "share of the reference's norm", "greater"),
+        Metric(
+            "predicted_x0", "mean drift of the predicted image", "share of the reference's norm", "greater"
+        ),
         Metric("psnr", "PSNR to the clean image", "dB", "less"),
         Metric("ssim", "SSIM with the clean image", "", "less"),
         Metric("lpips", "LPIPS distance to the clean image", "", "greater"),

@@ -220,7 +220,7 @@ def run_study(
                 lens,
                 group_plan,
                 images=False,
-                keep="final",
+                keep=measures.keep,
                 material=request.material,
                 on_forward=bar.advance,
                 progress=False,

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.graph.graph import InterventionGraph
+from dit_lens.methods.along_steps import Paths
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import Measures, needs_image, rows_at_a_time
+from dit_lens.methods.measures import ALONG_THE_WAY, Measures, needs_image, rows_at_a_time
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -219,7 +220,8 @@ def _at_the_end(
         for start in range(0, len(part), size):
             here = part[start : start + size]
             names = set().union(*(measures.of(arm) for arm in here))
-            latents = [result[f"{i}.{arm.name}"].latents[-1:] if arm.edits else end for arm in here]
+            runs = [result[f"{i}.{arm.name}"] if arm.edits else clean for arm in here]
+            latents = [run.latents[-1:] for run in runs]
             decoded = [
                 k
                 for k, arm in enumerate(here)
@@ -240,6 +242,9 @@ def _at_the_end(
                 images=images if here[0].name in looked_at else None,
                 clean_images=None if clean_image is None else [clean_image] * len(here),
                 donor_prompts=None if member.donor is None else [member.donor] * len(here),
+                paths=Paths(tuple(run.latents for run in runs), clean.latents, result.sigmas)
+                if names & set(ALONG_THE_WAY)
+                else None,
             )
             for k, (arm, image) in enumerate(zip(here, images, strict=True)):
                 own = {name: float(values[name][k]) for name in measures.of(arm)}

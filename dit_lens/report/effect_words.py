@@ -36,7 +36,7 @@ _METRICS = {
     "change_outside": MetricWords("change outside the mask", "pixel value, 0 to 1"),
     "detail_ratio": MetricWords("high-frequency magnitude over the clean image's", "ratio"),
     "latent": MetricWords("latent distance", "share of the reference's norm"),
-    "predicted_x0": MetricWords("drift of the predicted image", "share of the reference's norm"),
+    "predicted_x0": MetricWords("mean drift of the predicted image", "share of the reference's norm"),
     "velocity": MetricWords("velocity distance", "share of the reference's norm"),
     "psnr": MetricWords("PSNR to the clean image", "dB"),
     "toward": MetricWords("velocity's way to the donor's", "share of the way"),

@@ -40,10 +40,10 @@ class TrajectoryResult:
     """One trajectory of a run: the latents before the first step and after each one, and its image.
 
     `latents` is [steps done + 1, C, h, w] on the CPU, or [1, C, h, w], the last ones alone, where only those
-    were kept. `start` is the first step at which it was edited; before it, and where it is None, it is the
-    unedited trajectory of its prompt and seed. `image` is None where it was not asked for, or not finished.
-    A shadow that follows another trajectory, or given latents, has those latents and no image; its `start` is
-    the first step at which it ran.
+    were kept; `sigmas` of the whole schedule, float32 [steps + 1]. `start` is the first step at which it was
+    edited; before it, and where it is None, it is the unedited trajectory of its prompt and seed. `image` is
+    None where it was not asked for, or not finished. A shadow that follows another trajectory, or given
+    latents, has those latents and no image; its `start` is the first step at which it ran.
     """
 
     id: str
@@ -51,6 +51,7 @@ class TrajectoryResult:
     seed: int
     start: int | None
     latents: Tensor
+    sigmas: np.ndarray
     finished: bool
     image: Image | None
     reads: tuple[ReadValue, ...]

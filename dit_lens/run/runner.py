@@ -336,6 +336,7 @@ def _finished(
         seed=seed,
         start=None if row.kind == "clean" else row.start,
         latents=torch.cat(path if keep == "all" else path[-1:]),
+        sigmas=np.asarray(done.plan.graph.sigmas, dtype=np.float32),
         finished=_reached_the_end(done, index),
         image=pictures.get(index),
         reads=() if trajectory is None else tuple(done.reads.get(trajectory, ())),

@@ -23,7 +23,12 @@ SPEC = {
     "sampling": {"steps": 2, "max_sequence_length": 0},
     "sections": ["spectrum", "disruption"],
     "samples": {"count": 0},
-    "effects": {"prompts": ["blue", "green"], "controls": {"random": 1}, "metrics": ["latent"], "gallery": 0},
+    "effects": {
+        "prompts": ["blue", "green"],
+        "controls": {"random": 1},
+        "metrics": ["latent", "predicted_x0"],
+        "gallery": 0,
+    },
 }
 
 
@@ -90,6 +95,9 @@ def test_a_file_and_channels_by_hand_are_edited(
         assert found is not None
         assert {int(b): tuple(channels) for b, channels in found["blocks"].items() if channels} == wanted
         assert read_spec(folder.path / "spec.yaml").channels == spec.channels, "the run's spec stands alone"
+        drift = folder.table("effects").query("metric == 'predicted_x0'")
+        assert len(drift) >= 4 and (drift["value"] > 0).all()
+        assert "mean drift of the predicted image" in folder.report_path.read_text("utf-8")
 
 
 def test_channels_of_another_model_are_refused(own: Path, tiny_sd35_lens: dit_lens.DiTLens) -> None:

@@ -13,6 +13,7 @@ from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
 from dit_lens.methods.carried import differences, margins
 from dit_lens.methods.measures import (
     ABSOLUTE,
+    ALONG_THE_WAY,
     AT_A_STEP,
     AT_THE_END,
     READ_OFF,
@@ -57,7 +58,7 @@ PATCH_STEP = ablation_arm("patch-step", "massive", [1], Patch(), donor=True, ste
 
 
 def test_every_measurable_metric_is_described() -> None:
-    assert set(AT_THE_END) | set(AT_A_STEP) <= set(METRICS)
+    assert {*AT_THE_END, *ALONG_THE_WAY, *AT_A_STEP} <= set(METRICS)
     assert {f"attribute.{name}" for name in SEMANTIC} <= set(METRICS)
 
 
@@ -71,6 +72,13 @@ def test_an_arm_has_the_metrics_of_its_readout_its_donor_and_its_edits() -> None
     assert measures.of(Arm("clean-at-a-step", "clean", (), step=1, readout="step")) == ()
 
 
+def test_drift_along_the_way_is_of_edited_arms_that_are_read_at_the_end() -> None:
+    measures = Measures(["latent", "predicted_x0", "velocity"])
+    assert measures.of(ZERO) == ("latent", "predicted_x0")
+    assert measures.of(STEP) == ("velocity",) and measures.of(CLEAN) == ()
+    assert (measures.keep, Measures(["latent"]).keep) == ("all", "final")
+
+
 def test_metrics_keep_the_order_in_which_they_were_named() -> None:
     measures = Measures(["psnr", "latent", "ssim"])
     assert measures.of(ZERO) == ("psnr", "latent", "ssim")
@@ -81,7 +89,7 @@ def test_metrics_keep_the_order_in_which_they_were_named() -> None:
     [
         (lambda: Measures([]), "No metrics"),
         (lambda: Measures(["pnsr"]), r"no 'pnsr'.*Did you mean 'psnr'"),
-        (lambda: Measures(["predicted_x0"]), "no 'predicted_x0'"),
+        (lambda: Measures(["predicted_x1"]), r"no 'predicted_x1'.*Did you mean 'predicted_x0'"),
         (lambda: Measures(["psnr", "psnr"]), "names one twice"),
         (lambda: Measures(["psnr", "detail"]), "detail: these attributes"),
         (lambda: Measures(["alignment"]), "alignment needs a CLIP"),
