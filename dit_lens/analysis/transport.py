@@ -12,6 +12,7 @@ from dit_lens.analysis.transport_shared import (
     run_study_of,
     setting_of,
 )
+from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
     from dit_lens.analysis.stages import Asked, Chosen, Found
@@ -28,6 +29,7 @@ def plan_text(asked: Asked) -> StudyPlan:
         BadInput: naming the key under `transport` that does not fit.
     """
     asked = asked.at_steps(asked.spec.transport.steps)
+    _require_blocks(asked)
     study = text_study(asked, asked.stand_in)
     with naming("transport"):
         return study.plan()
@@ -41,17 +43,36 @@ def run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
     Raises:
         BadInput: naming the key that does not fit. RunFailure: what was finished is kept.
     """
+    from dit_lens.methods.questions.arm_sets import edited_blocks
     from dit_lens.methods.questions.transport import Transport
+    from dit_lens.report.text import count
 
-    study = text_study(asked.at_steps(asked.spec.transport.steps), found.chosen)
+    _require_blocks(asked)
+    spec, held = asked.spec.transport, len(edited_blocks(found.massive))
+    if spec.curve_pairs and spec.block_ranges > held:
+        found.say(
+            f"transport.block_ranges is {spec.block_ranges}, and {count(held, 'block')} "
+            f"{'holds' if held == 1 else 'hold'} massive channels: depth is cut into {held}."
+        )
+    study = text_study(asked.at_steps(spec.steps), found.chosen)
     far = [case.unit for case in cases_of(study) if case.group == _widest(study)]
-    units = tuple(dict.fromkeys(far))[: asked.spec.transport.gallery]
+    units = tuple(dict.fromkeys(far))[: spec.gallery]
     result = run_study_of(study, found, CarryPictures(found.folder, units, side="forward"), "from prompts")
     found.folder.write_table("transport_effects", result.effects)
     answered = Transport("transport_text").answer(result.effects, metrics=study.measures.names)
     for name, table in answered.tables.items():
         found.folder.write_table(name, table)
     return answered.answers
+
+
+def _require_blocks(asked: Asked) -> None:
+    """Raise BadInput for more ranges of depth than a model has blocks; the default fits every model."""
+    spec, blocks = asked.spec.transport, asked.lens.num_blocks
+    if spec.curve_pairs and spec.block_ranges > max(blocks, type(spec)().block_ranges):
+        raise BadInput(
+            f"transport.block_ranges: {asked.lens.name} has {blocks} blocks, which cannot be cut into "
+            f"{spec.block_ranges} ranges; ask for at most {blocks}."
+        )
 
 
 def text_study(asked: Asked, chosen: Chosen) -> CarryStudy:

@@ -153,26 +153,26 @@ class SourceSpec(_Spec):
         for key in ("background", "resize"):
             if self.image is None and getattr(self, key) is not None:
                 raise ValueError(
-                    f"{key} is given, and there is no image to read; scenes are rendered at the run's size. Give "
+                    f"{key} is given, and there is no image; scenes are rendered at the run's size. Give "
                     f"image, or remove {key} (--set source.{key}=null)"
                 )
         if self.mask != "segment" and self.mask_block != type(self).model_fields["mask_block"].default:
             raise ValueError(
-                "mask_block is given, and nothing is segmented: it is read where mask is segment. Remove one of "
-                "them (--set source.mask_block=null)"
+                "mask_block is given, and nothing is segmented: it is read where mask is segment. Remove one "
+                "of them (--set source.mask_block=null)"
             )
         return self
 
 
 def require_carried_along(transport: TransportSpec, sections: Sequence[str]) -> None:
-    """Raise ValueError for a key that only carrying from prompts reads, where nothing is carried from prompts."""
+    """Raise ValueError for a key that only carrying from prompts reads, where none is carried from."""
     if "transport_text" in sections:
         return
     usual = TransportSpec()
     for key in TEXT_ALONE:
         if getattr(transport, key) != getattr(usual, key):
             raise ValueError(
-                f"transport.{key} is given, and no section reads it: transport_text does, and transport_image "
+                f"transport.{key} is given, and no section reads it: transport_text does, transport_image "
                 f"does not. Add transport_text to sections, or remove {key} (--set transport.{key}=null)"
             )
 

@@ -13,23 +13,18 @@ from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.stages import Asked, Found
 from dit_lens.analysis.transport import plan_text, run_text
 from dit_lens.analysis.transport_image import plan_image, run_image
-from dit_lens.analysis.transport_spec import GuidanceSpec, SourceSpec, TransportSpec
+from dit_lens.analysis.transport_spec import TEXT_ALONE, GuidanceSpec, SourceSpec, TransportSpec
 from dit_lens.errors import BadInput
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
+from dit_lens.methods.spatial import Mask
 from dit_lens.methods.transport.study import CarryStudy
 from dit_lens.run.records import RunFolder
 
 pytestmark = pytest.mark.tiny
 
 PAIRS = (("a red circle", "blue"), ("a cat", "two dogs"))
-SMALL = {
-    "controls": {"random": 1},
-    "strengths": (0.5,),
-    "curve_pairs": 1,
-    "ks": (1, 2),
-    "block_ranges": 2,
-    "gallery": 1,
-}
+OF_PICTURES = {"controls": {"random": 1}, "strengths": (0.5,), "gallery": 1}
+SMALL = {**OF_PICTURES, "curve_pairs": 1, "ks": (1, 2), "block_ranges": 2}
 
 
 @pytest.fixture
@@ -77,6 +72,9 @@ def found(lens, sampling, tmp_path):
         (lambda: TransportSpec(controls={}), "controls"),
         (lambda: TransportSpec(controls={"mean_set": 1}), "controls"),
         (lambda: SourceSpec(shows="a cat"), "shows describes image"),
+        (lambda: SourceSpec(resize="crop"), "resize is given, and there is no image"),
+        (lambda: SourceSpec(background="white"), "background is given, and there is no image"),
+        (lambda: SourceSpec(mask="whole", mask_block="0.5"), "mask_block is given, and nothing is segmented"),
         (lambda: GuidanceSpec(weights=(0.0,)), "weights"),
         (lambda: GuidanceSpec(wieghts=(1.0,)), "wieghts"),
     ],
@@ -90,6 +88,19 @@ def test_every_field_is_described() -> None:
     for kind in (TransportSpec, SourceSpec, GuidanceSpec):
         for name, field in kind.model_json_schema()["properties"].items():
             assert field.get("description"), f"{kind.__name__}.{name}"
+
+
+@pytest.mark.parametrize("key", TEXT_ALONE)
+def test_keys_that_carrying_from_pictures_does_not_read_are_refused(ask, key) -> None:
+    given = {
+        "pairs": PAIRS, "far_pairs": PAIRS, "prompt_strengths": (0.25,), "curve_pairs": 1, "block_ranges": 2,
+        "step_ranges": ((0, 1),), "ks": (2,), "parts": ("mean",),
+    }  # fmt: skip
+    assert set(given) >= set(TEXT_ALONE)
+    spec = TransportSpec(**{key: given[key]})
+    with pytest.raises(BadInput, match=rf"transport\.{key} is given, and no section reads it.*{key}=null"):
+        ask("transport_image", transport=spec)
+    ask("transport_text", transport=spec)
 
 
 def test_prompts_are_carried_planned_and_resumed(ask, found, monkeypatch) -> None:
@@ -130,6 +141,7 @@ def test_prompts_are_carried_planned_and_resumed(ask, found, monkeypatch) -> Non
         (TransportSpec(), r"^transport.pairs: No pairs"),
         (TransportSpec(pairs=(("a", "b"), ("a", "c"))), r"^transport.pairs: 'a' stands in two"),
         (TransportSpec(pairs=PAIRS, ks=(20,)), r"^transport: A dose of|^transport: .*20"),
+        (TransportSpec(pairs=PAIRS, block_ranges=100), r"^transport.block_ranges: .* cut into 100 ranges"),
     ],
 )
 def test_pairs_are_needed_and_faults_name_their_key(ask, spec, message) -> None:
@@ -158,25 +170,54 @@ def saved_picture(lens, path):
 
 
 def test_a_users_picture_is_carried_and_resumed(lens, ask, found, tmp_path, monkeypatch) -> None:
-    given, folder, _ = found
+    given, folder, told = found
     source = SourceSpec(image=saved_picture(lens, tmp_path / "mine.png"), targets=PAIRS[1], shows="a corner")
-    asked = ask("transport_image", transport=TransportSpec(**SMALL), source=source)
-    assert plan_image(asked).groups == 2
+    asked = ask("transport_image", transport=TransportSpec(**OF_PICTURES, seeds=(0, 3)), source=source)
+    assert plan_image(asked).groups == 4
     answers = run_image(asked, given)
     assert answers[0].name == "transport_image.noised.toward_latent" and answers[0].outcome == "undecided"
     table = folder.table("transport_image")
     assert set(table["origin"]) == {"noised", "inverted"} and set(table["n"]) <= {0, 1, 2}
     effects = folder.table("transport_image_effects")
     assert {"change_inside", "change_outside"} <= set(effects["metric"])
-    assert (folder.table("inversions")["psnr"] > 0).all() and len(folder.table("inversions")) == 2
+    # Two captions and two seeds are one picture.
+    assert set(table["unit"]) == {"target"} and set(effects["unit"]) == {"target-000", "target-001"}
+    assert set(effects["seed"]) == {0, 3}
+    assert all("n = 2 targets" in a.sentence or ".inside" in a.name for a in answers)
+    assert all("One picture was carried into 2 targets" in a.sentence for a in answers)
+    (inverted,) = folder.table("inversions").to_dict("records")
+    assert (inverted["targets"], inverted["steps"], inverted["iterations"]) == (2, 2, 8)
+    assert inverted["shows"] == "a corner" and inverted["psnr"] > 0
+    assert "Pictures: 1, noised and inverted, carried into 2 targets." in told
+    assert any(line.startswith("Sampling from the inverted path leads back to the picture") for line in told)
     assert any(entry.file.startswith("carry-image-") for entry in folder.images())
     monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
     assert run_image(asked, given) == answers
     pd.testing.assert_frame_equal(folder.table("transport_image"), table, check_exact=True)
 
 
+def test_a_mask_of_everything_is_said_to_have_no_outside(lens, ask, found, tmp_path) -> None:
+    given, folder, told = found
+    mask = Mask(np.ones(lens.token_grid(), dtype=bool)).save(tmp_path / "everything.json")
+    source = SourceSpec(
+        image=saved_picture(lens, tmp_path / "mine.png"),
+        targets=("a cat",),
+        mask=str(mask),
+        origins=("noised",),
+    )
+    spec = TransportSpec(**OF_PICTURES, strength_pairs=0)
+    answers = run_image(ask("transport_image", transport=spec, source=source), given)
+    assert any("everything.json covers every token, so nothing lies outside" in line for line in told)
+    assert not any(".inside" in answer.name for answer in answers)
+    assert folder.table("inversions").empty
+    measured = set(folder.table("transport_image")["metric"])
+    assert "change_inside" in measured and "change_outside" not in measured, (
+        "as the report's section reads it"
+    )
+
+
 def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, ask, tmp_path) -> None:
-    spec = TransportSpec(**SMALL)
+    spec = TransportSpec(**OF_PICTURES)
     small = tmp_path / "small.png"
     Image.new("RGB", (5, 5)).save(small)
     clear = tmp_path / "clear.png"
@@ -184,11 +225,14 @@ def test_pictures_that_do_not_fit_are_refused_before_anything_runs(lens, ask, tm
     fine = saved_picture(lens, tmp_path / "fine.png")
     empty = tmp_path / "empty.png"
     Image.new("L", (lens.defaults.width, lens.defaults.height)).save(empty)
+    values = np.eye(lens.token_grid()[0], dtype=bool)
+    other = str(Mask(values, image_size=(64, 64)).save(tmp_path / "other.json"))
     for source, message in (
         ({"image": str(small)}, r"^source.image: .*5 × 5"),
         ({"image": str(clear)}, r"^source.image: .*background"),
         ({"image": str(tmp_path / "none.png")}, r"^source.image: "),
         ({"image": fine, "mask": str(empty)}, r"^source.mask: .*covers no token"),
+        ({"image": fine, "mask": other}, r"^source.mask: .*other.json was made for pictures of 64 × 64"),
         ({"image": fine, "mask_block": "0-1"}, r"^source.mask_block: .*names 2 blocks"),
         ({"image": fine, "mask_block": 77}, r"^source.mask_block: "),
     ):

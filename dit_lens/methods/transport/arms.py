@@ -117,9 +117,10 @@ def curve_carries(
     """Strength 1, varied along one axis at a time; the first draw of each control.
 
     Args:
-        axes: of `AXES`. blocks: number of ranges that depth is cut into, each a value "0–2"; steps: pairs
-            (from, to) as fractions of the run; k: numbers of channels per block; part: of "mean", "residual".
-            The whole ("all") belongs to every axis but k and is read off the comparison of families.
+        axes: of `AXES`. blocks: number of ranges that depth is cut into, each a value "0–2", at most one for
+            each block that holds massive channels; steps: pairs (from, to) as fractions of the run; k:
+            numbers of channels per block; part: of "mean", "residual". The whole ("all") belongs to every
+            axis but k and is read off the comparison of families.
         k_families: families of the axis k; by default `families`.
 
     Raises:
