@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+FEW_DRAWS = (
+    "In single blocks and over doses, the fairest control is the mean of up to three draws and any other is "
+    "one draw; verdicts say how many."
+)
 MOST_VIEWS = 24  # figures of one section; every other one can be drawn from the table
 INTERVALS = "Intervals are 95 % BCa bootstrap intervals over prompts, seeds averaged within a prompt."
 _GROUPS = {
@@ -150,7 +154,7 @@ def single_or_all(run: RunView) -> Section:
         views=tuple(views.values()),
         reading="Left: the level when only that block is edited; dashed lines are the edit of all blocks. "
         "Right: massive − control of each block, with the grey line at no difference. If single blocks lie "
-        f"near the dashed line, one block is enough. {INTERVALS}",
+        f"near the dashed line, one block is enough. {FEW_DRAWS} {INTERVALS}",
         conclusion=effect_findings.single_or_all(table, lead),
         answers=run.answers("single_or_all"),
         table="single_or_all",
@@ -170,7 +174,7 @@ def dose(run: RunView) -> Section:
         views=tuple(views.values()),
         reading="The horizontal axis doubles from tick to tick where doses do. Massive channels matter "
         "beyond their number if their curve leaves the controls' from small k on; curves that run together "
-        f"say that only the number of edited channels counts. {INTERVALS}",
+        f"say that only the number of edited channels counts. {FEW_DRAWS} {INTERVALS}",
         conclusion=effect_findings.dose(table, lead),
         answers=run.answers("dose"),
         table="dose",
@@ -215,7 +219,8 @@ def _map_section(run: RunView, name: str, title: str, lead: str, more: str) -> S
         below=cell_pictures(run, name, table),
         reading="Each cell edits one block at one step; denoising runs from left (pure noise) to right. The "
         "first maps share a colour scale; in the difference, grey is none. Outlined cells, with the sign of "
-        "their difference, stay significant at 0.05 after Benjamini–Hochberg over the map. "
+        "their difference, stay significant at 0.05 after Benjamini–Hochberg over the map. That speaks of "
+        "other prompts, not of other draws of the control, of which a map has one. "
         + more
         + _hidden(len(sites), len(shown)),
         conclusion=effect_findings.effect_map(table, sites[0]["metric"], sites[0]["direction"]),

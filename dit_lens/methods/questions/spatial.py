@@ -53,9 +53,10 @@ _METRIC = "iou"
 _TITLE = "IoU with the subject's mask"
 _WORDS = {SHUFFLED: "a shuffled mask", ALL: "all channels", OTHERS: "all other channels together"}
 _CLAIM = {
-    BEST: "massive channels outline the subject better than as many other channels and a shuffled mask",
-    LAST: "massive channels outline the subject at the last step better than as many other channels and a "
-    "shuffled mask",
+    BEST: "where they do best on other prompts (block {block}, step {step}), massive channels outline the "
+    "subject better than as many other channels and a shuffled mask",
+    LAST: "at the last step, where they do best on other prompts (block {block}), massive channels outline "
+    "the subject better than as many other channels and a shuffled mask",
 }
 
 
@@ -141,18 +142,23 @@ def answer(
                 f"The spatial table has no massive channels after block {place.block} at step {place.step}, "
                 "where they are to be judged. Run the study there, too."
             )
-        answers += _answers(here, place, judging)
-    answers.append(_everywhere(table[table["step"] == where[-1].step], where[-1].step, judging))
+    everywhere, told = _everywhere(table[table["step"] == where[-1].step], where[-1].step, judging)
+    for place in where:
+        # How far the best place is from the rule belongs beside what holds there.
+        elsewhere = told if place.name == BEST else ""
+        answers += _answers(_at(table, place.block, place.step), place, judging, elsewhere)
+    answers.append(everywhere)
     tables = {"spatial_blocks": _levels(table, ["family", "block", "step"], judging)}
     if over_k is not None:
         tables["spatial_k"] = _levels(over_k, ["family", "k", "block", "step"], judging)
     return Answered(tables, tuple(answers))
 
 
-def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging) -> list[Answer]:
+def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging, elsewhere: str) -> list[Answer]:
     kinds = [kind for kind in CONTROLS if kind in set(here["family"])]
     tidy = _tidy(here)
-    claims: list[tuple[str, str, list[str]]] = [(place.name, _CLAIM[place.name], [*kinds, SHUFFLED])]
+    claimed = _CLAIM[place.name].format(block=place.block, step=place.step)
+    claims: list[tuple[str, str, list[str]]] = [(place.name, claimed, [*kinds, SHUFFLED])]
     if place.name == BEST and OTHERS in set(here["family"]):
         claim = "massive channels outline the subject better than all other channels together"
         claims.append(("exclusive", claim, [OTHERS]))
@@ -180,14 +186,15 @@ def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging) -> list[A
                 sources=SOURCES if name != "exclusive" else (),
                 primary=name == BEST,
                 words=_WORDS,
-                extra=[_means(here), _chosen(place)] if name == place.name else (),
+                extra=[elsewhere, _means(here), _chosen(place)] if name == place.name else (),
             )
         )
     return found
 
 
-def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> Answer:
-    """Massive channels against other channels after every block, corrected over blocks and controls."""
+def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answer, str]:
+    """Massive channels against other channels after every block, corrected over blocks and controls; and
+    after which of them it holds."""
     kinds = [kind for kind in CONTROLS if kind in set(there["family"])]
     found = compare(
         {**_tidy(there), "block": [*there["block"], *there.loc[there["family"] == MASSIVE, "block"]]},
@@ -221,7 +228,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> Answer:
     weakest = joints[worst].weakest
     claim = "after every block, massive channels outline the subject better than as many other channels"
     metric = replace(metric_of(_METRIC), title=_TITLE)
-    return Answer(
+    answer = Answer(
         name=f"{NAME}.everywhere",
         question=NAME,
         claim=claim,
@@ -238,6 +245,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> Answer:
         ),
         effects=tuple(found.values()),
     )
+    return answer, f"After other blocks, at the last step: {'; '.join(told)}"
 
 
 def _means(here: pd.DataFrame) -> str:
