@@ -245,7 +245,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answe
         ),
         effects=tuple(found.values()),
     )
-    return answer, f"After other blocks, at the last step: {'; '.join(told)}"
+    return answer, f"Against other channels at the last step: {'; '.join(told)}"
 
 
 def _means(here: pd.DataFrame) -> str:

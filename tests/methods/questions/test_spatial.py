@@ -88,8 +88,8 @@ def test_after_every_block_means_every_block() -> None:
 def test_the_sentence_says_where_and_how_much() -> None:
     (outline, *_) = answer(planted(outlined, noise=0.0), (BEST,), judging=QUICK).answers
     for part in (
-        "Supported: where they do best on other prompts (block 1, step 5), massive channels outline the subject",
-        "After other blocks, at the last step: supported after 2 of 2 blocks (0 and 1).",
+        "Supported: where they do best on other prompts (block 1, step 5), massive channels outline",
+        "Against other channels at the last step: supported after 2 of 2 blocks (0 and 1).",
         "Mean IoU: massive 0.75, the weakest channels 0.25, random channels 0.25",
         "all channels 0.85, all other channels together 0.85, a shuffled mask 0.1.",
         "Measured after block 1 at step 5.",
