@@ -370,6 +370,7 @@ class AnalysisSpec(_Spec):
             key: True for key, users in USERS.items() if not set(users) & set(self.sections)
         }
         without["model"] = self.model.implied
+        without.setdefault("transport", self.transport.implied)
         return self.model_dump(mode="json", exclude_none=True, exclude=without)
 
 

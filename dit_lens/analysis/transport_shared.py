@@ -38,15 +38,20 @@ def setting_of(asked: Asked, chosen: Chosen) -> Setting:
     """What the arms of carrying are declared for.
 
     Raises:
-        BadInput: no massive channel.
+        BadInput: no massive channel, or a branch that the sampling does not have.
     """
     from dit_lens.methods.questions import Setting
 
-    spec, massive = asked.spec.transport, chosen.massive
+    spec, massive, branches = asked.spec.transport, chosen.massive, asked.sampling.branches
     if massive.is_empty:
         raise BadInput(
             "The rule finds no massive channel in any block, so there is nothing to carry. Choose channels "
             "by top_k, or by a lower ratio."
+        )
+    if spec.branch not in ("both", *branches):
+        raise BadInput(
+            f"transport.branch: without guidance there is no branch {spec.branch!r} to carry channels in, "
+            f"only {', '.join(branches)}. Leave it out, or set sampling.guidance_scale above 1."
         )
     return Setting(
         massive=massive,
@@ -54,6 +59,7 @@ def setting_of(asked: Asked, chosen: Chosen) -> Setting:
         num_blocks=asked.lens.num_blocks,
         num_steps=asked.sampling.steps,
         stream=massive.stream,
+        branch=spec.branch,
         controls={str(kind): draws for kind, draws in spec.controls.items()},
         seed=spec.draw_seed,
     )

@@ -31,6 +31,7 @@ ControlKind = Literal["low", "random", "random_rank_window", "energy_matched"]
 
 TEXT_ALONE = (
     "pairs", "far_pairs", "prompt_strengths", "curve_pairs", "block_ranges", "step_ranges", "ks", "parts",
+    "tokens",
 )  # fmt: skip
 """Keys of `transport` that `transport_image` does not read."""
 
@@ -76,6 +77,12 @@ class TransportSpec(_Spec):
     """Which other channels are compared with, and how many draws of each."""
     draw_seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     """Seed of the controls' draws."""
+    tokens: Literal["all", "source", "target", "union"] = "all"
+    """Image tokens that are carried between prompts: all, or those of the subject in the unedited run of the
+    source, of the target, or of either (`union`), as massive channels cluster them after the last block at
+    the last step. Pictures have `source.mask`."""
+    branch: Literal["both", "cond", "uncond"] = "both"
+    """Branch of classifier-free guidance in which channels are carried."""
     alignment: Text | None = None
     """A CLIP (hub id or folder) that rates pictures against both prompts; the embedded models bring their
     own."""
@@ -107,6 +114,12 @@ class TransportSpec(_Spec):
     def _one_of_what_is_not_drawn(cls, controls: dict[str, int]) -> dict[str, int]:
         require_draws(controls)
         return controls
+
+    @property
+    def implied(self) -> set[str]:
+        """Keys at their defaults that specs of earlier versions did not have: those runs go on."""
+        usual = type(self).model_fields
+        return {key for key in ("tokens", "branch") if getattr(self, key) == usual[key].default}
 
 
 class SourceSpec(_Spec):

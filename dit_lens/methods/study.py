@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
@@ -66,6 +66,16 @@ class StudyPlan:
         from dit_lens.run.estimate import seconds
 
         return sum(count * seconds(lens, plan) for plan, count in self.plans) / 60
+
+    def with_more(self, plan: Plan, count: int) -> StudyPlan:
+        """The same, and `count` runs of a plan beside the graphs."""
+        return replace(
+            self,
+            forwards=self.forwards + plan.forwards * count,
+            block_passes=self.block_passes + plan.block_passes * count,
+            passes_without_reuse=self.passes_without_reuse + plan.passes_without_reuse * count,
+            plans=(*self.plans, (plan, count)),
+        )
 
     def _repr_html_(self) -> str:
         from dit_lens.methods.notebook import study_plan_html

@@ -248,7 +248,7 @@ def _transport(
     return Section(
         id=anchor,
         title=title,
-        lead=lead + _alone(table) + _steps(run, "transport"),
+        lead=lead + _alone(table) + _steps(run, "transport") + _places(run, question),
         extra=grid,
         views=tuple(
             View(
@@ -342,6 +342,23 @@ def _steps(run: RunView, part: str) -> str:
     if own is None or own == others:
         return ""
     return f" These runs take {own} denoising steps, not {others}; verdicts may depend on that."
+
+
+def _places(run: RunView, question: str) -> str:
+    """Say which tokens and which branch were edited, where these are not all."""
+    asked = run.spec.get("transport")
+    if not isinstance(asked, dict):
+        return ""
+    run_of = {"source": "the source's run", "target": "the target's run", "union": "either run"}
+    subject = run_of.get(str(asked.get("tokens"))) if question == "transport_text" else None
+    branch = {"cond": "conditional", "uncond": "unconditional"}.get(str(asked.get("branch")))
+    tokens = (
+        f" Channels are carried at the tokens of the subject in {subject} alone, as massive channels cluster "
+        "them; where they show none, or nothing but subject, at all tokens. Blends mix all of the image."
+        if subject
+        else ""
+    )
+    return tokens + (f" Edited is the {branch} branch of guidance alone." if branch else "")
 
 
 # -------------------------------------------------------------------------------------------------- guidance

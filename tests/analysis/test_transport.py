@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +13,14 @@ from pydantic import ValidationError
 from dit_lens.analysis.guidance import plan_guidance, run_guidance
 from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.stages import Asked, Found
-from dit_lens.analysis.transport import plan_text, run_text
+from dit_lens.analysis.transport import plan_text, run_text, text_study
 from dit_lens.analysis.transport_image import plan_image, run_image
 from dit_lens.analysis.transport_spec import TEXT_ALONE, GuidanceSpec, SourceSpec, TransportSpec
 from dit_lens.errors import BadInput
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
-from dit_lens.methods.spatial import Mask
+from dit_lens.methods.spatial import Mask, segment_prompt
 from dit_lens.methods.transport.study import CarryStudy
+from dit_lens.methods.transport.subjects import subjects
 from dit_lens.run.records import RunFolder
 
 pytestmark = pytest.mark.tiny
@@ -95,6 +98,7 @@ def test_keys_that_carrying_from_pictures_does_not_read_are_refused(ask, key) ->
     given = {
         "pairs": PAIRS, "far_pairs": PAIRS, "prompt_strengths": (0.25,), "curve_pairs": 1, "block_ranges": 2,
         "step_ranges": ((0, 1),), "ks": (2,), "parts": ("mean",),
+        "tokens": "union",
     }  # fmt: skip
     assert set(given) >= set(TEXT_ALONE)
     spec = TransportSpec(**{key: given[key]})
@@ -147,6 +151,118 @@ def test_prompts_are_carried_planned_and_resumed(ask, found, monkeypatch) -> Non
 def test_pairs_are_needed_and_faults_name_their_key(ask, spec, message) -> None:
     with pytest.raises(BadInput, match=message):
         plan_text(ask("transport_text", transport=spec))
+
+
+FEW = {**SMALL, "pairs": PAIRS[:1], "curve_pairs": 1, "strengths": (0.5,), "gallery": 0}
+
+
+def edits_of(study) -> list:
+    """(side, name, tokens, branch) of every edit, case by case."""
+    return [
+        (case.side, carry.name, edit.tokens, edit.branch)
+        for bundle in study.bundles
+        for case in bundle
+        for carry in case.carries
+        for edit in getattr(carry.does, "edits", ())
+    ]
+
+
+def test_all_tokens_in_both_branches_are_no_news_to_an_older_run(ask) -> None:
+    """Neither the spec's identity nor a result's address may depend on keys that say what was done before."""
+    plain = ask("transport_text", transport=TransportSpec(**FEW))
+    asked = ask("transport_text", transport=TransportSpec(**FEW, tokens="all", branch="both"))
+    assert not {"tokens", "branch"} & set(plain.spec.as_data()["transport"])
+    assert asked.spec.hash == plain.spec.hash
+    for study in (text_study(asked, asked.stand_in), text_study(plain, plain.stand_in)):
+        assert {(tokens, branch) for *_, tokens, branch in edits_of(study)} == {("all", "both")}
+    other = ask("transport_text", transport=TransportSpec(**FEW, tokens="union", branch="cond"))
+    assert {"tokens": "union", "branch": "cond"}.items() <= other.spec.as_data()["transport"].items()
+    assert other.spec.hash != plain.spec.hash
+
+
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+def test_channels_are_carried_in_one_branch_where_that_is_asked(ask, lens, branch) -> None:
+    asked = ask("transport_text", transport=TransportSpec(**FEW, branch=branch))
+    study = text_study(asked, asked.stand_in)
+    assert {each for *_, each in edits_of(study)} == {branch}
+    graph, _ = study.graph(study.bundles[0])
+    assert {edit.branches for edit in graph.check(lens).edits} == {(branch,)}
+
+
+def test_tokens_are_those_of_the_subject_where_that_is_asked(ask) -> None:
+    """By hand-made masks: the donor's are the source's, and curves and controls carry the same tokens."""
+    masks = {
+        (PAIRS[0][0], 0): Mask.from_tokens([1, 2], (4, 4)),
+        (PAIRS[0][1], 0): Mask.from_tokens([2, 9], (4, 4)),
+    }
+    expected = {
+        "source": {"forward": (1, 2), "backward": (2, 9)},
+        "target": {"forward": (2, 9), "backward": (1, 2)},
+        "union": {"forward": (1, 2, 9), "backward": (1, 2, 9)},
+    }
+    for where, by_side in expected.items():
+        asked = ask("transport_text", transport=TransportSpec(**FEW, tokens=where))
+        study = text_study(asked, asked.stand_in, masks)
+        found = edits_of(study)
+        assert {(side, tokens) for side, _, tokens, _ in found} == set(by_side.items())
+        names = {name.partition(".")[0] for _, name, *_ in found}
+        assert {"massive", "random-0", "all", "all_but_massive"} <= names
+        assert any(".k-2" in name for _, name, *_ in found)
+
+
+def test_a_run_without_a_subject_is_carried_whole_and_says_so(ask) -> None:
+    nothing, everything = (Mask(np.full((4, 4), value)) for value in (False, True))
+    asked = ask("transport_text", transport=TransportSpec(**FEW, tokens="source"))
+    told: list[str] = []
+    masks = {(PAIRS[0][0], 0): nothing, (PAIRS[0][1], 0): everything}
+    study = text_study(asked, asked.stand_in, masks, told.append)
+    assert {tokens for _, _, tokens, _ in edits_of(study)} == {"all"}
+    assert told == [
+        "a red circle → blue: no subject was found (source); all tokens are carried.",
+        "blue → a red circle: nothing but subject was found (source); all tokens are carried.",
+    ]
+
+
+def test_masks_are_priced_made_once_and_again_the_same(ask, found, monkeypatch) -> None:
+    given, folder, told = found
+    asked = ask("transport_text", transport=TransportSpec(**FEW, tokens="union", branch="cond"))
+    whole = plan_text(ask("transport_text", transport=TransportSpec(**FEW, branch="cond")))
+    plan = plan_text(asked)
+    # One more unedited run of each of the two prompts.
+    assert (plan.cells, plan.forwards) == (whole.cells, whole.forwards + 2 * asked.sampling.steps)
+    made = subjects(asked.lens, given.massive, PAIRS[0], [0], asked.sampling)
+    last = segment_prompt(
+        asked.lens, given.massive, PAIRS[0][0], blocks=[3], steps=[-1], sampling=asked.sampling
+    )
+    assert made[PAIRS[0][0], 0] == last.at(block=3)
+    answers = run_text(asked, given)
+    assert any(line == "Subjects: masks of 2 unedited runs, by massive channels." for line in told)
+    table = folder.table("transport")
+    monkeypatch.setattr(CarryStudy, "_run_bundle", lambda *a, **k: pytest.fail("ran again"))
+    assert run_text(asked, given) == answers
+    pd.testing.assert_frame_equal(folder.table("transport"), table, check_exact=True)
+
+
+def test_tokens_and_branches_that_there_are_not_are_refused_by_their_key(ask, lens) -> None:
+    base = {"model": "tiny", "prompts": ["a house"], "seeds": [0], "sections": ["transport_text"]}
+    base |= {"effects": {"prompts": ["a tree", "a dog"]}}
+    for key, value in (("tokens", "sources"), ("branch", "conditional")):
+        with pytest.raises(
+            BadInput, match=rf"transport\.{key}: must be 'all|transport\.{key}: must be 'both"
+        ):
+            read_spec({**base, "transport": {"pairs": PAIRS, key: value}})
+    pictures = {**base, "sections": ["transport_image"], "transport": {"tokens": "union"}}
+    with pytest.raises(BadInput, match=r"transport\.tokens is given, and no section reads it"):
+        read_spec(pictures)
+    plain = lens.sampling(steps=2, guidance_scale=1.0, max_sequence_length=0)
+    with pytest.raises(BadInput, match=r"^transport\.branch: without guidance .*'uncond'.* only cond"):
+        plan_text(ask("transport_text", sampling=plain, transport=TransportSpec(**FEW, branch="uncond")))
+    assert plan_text(ask("transport_text", sampling=plain, transport=TransportSpec(**FEW, branch="cond")))
+    asked = ask("transport_text", transport=TransportSpec(**FEW, tokens="union"))
+    channels = asked.spec.channels.model_copy(update={"stream": "context"})
+    asked = replace(asked, spec=asked.spec.model_copy(update={"channels": channels}))
+    with pytest.raises(BadInput, match=r"^transport\.tokens: .*image tokens.*context stream"):
+        plan_text(asked)
 
 
 def test_a_stage_takes_its_own_steps_and_the_seeds_that_judge(ask) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,13 @@ from dit_lens.methods.transport.study import COLUMNS
 from dit_lens.report import build_report, plots
 from dit_lens.report.carry_findings import attribute_sentence, curve_sentence
 from dit_lens.report.carry_pictures import Carried, light_uri, pairs_of
-from dit_lens.report.carry_sections import CARRY_SECTIONS, detail_guidance, transport_image, transport_text
+from dit_lens.report.carry_sections import (
+    CARRY_SECTIONS,
+    _places,
+    detail_guidance,
+    transport_image,
+    transport_text,
+)
 from dit_lens.report.carry_words import OTHER_WAYS
 from dit_lens.report.inversions import inversions_said
 from dit_lens.report.page import render
@@ -110,6 +117,22 @@ def test_every_family_is_drawn_in_both_directions_with_its_interval(name, column
             assert "95 % CI" in lines["massive"].hovertemplate
     legend = [trace.name for trace in figure.data if trace.showlegend is True]
     assert len(legend) == len(set(legend)) == len(REACH)
+
+
+@pytest.mark.parametrize(
+    ("asked", "question", "said"),
+    [
+        ({}, "transport_text", ()),
+        ({"tokens": "all", "branch": "both"}, "transport_text", ()),
+        ({"tokens": "union"}, "transport_text", ("tokens of the subject in either run alone",)),
+        ({"tokens": "source", "branch": "cond"}, "transport_text", ("the source's run", "the conditional")),
+        ({"tokens": "target", "branch": "uncond"}, "transport_image", ("the unconditional branch",)),
+    ],
+)
+def test_a_section_says_where_channels_were_carried_if_that_is_not_everywhere(asked, question, said) -> None:
+    found = _places(SimpleNamespace(spec={"transport": asked}), question)  # type: ignore[arg-type]
+    assert all(each in found for each in said) and bool(found) == bool(said)
+    assert ("subject" in found) == (asked.get("tokens", "all") != "all" and question == "transport_text")
 
 
 def test_a_family_of_one_strength_is_a_mark_with_its_interval() -> None:

@@ -222,7 +222,7 @@ class Comparisons:
 
         Whatever is carried inside a mask changes the image most there. So the difference between inside and
         outside is compared with that of every control; that of massive channels alone is only described. Of
-        pictures alone: prompts carry every token.
+        pictures alone: prompts carry every token, unless a spec asks otherwise.
         """
         if self.question == TEXT:
             return

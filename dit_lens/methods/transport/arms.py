@@ -113,6 +113,7 @@ def curve_carries(
     *,
     families: Sequence[str] = (MASSIVE,),
     k_families: Sequence[str] | None = None,
+    tokens: Any = "all",
 ) -> tuple[Carry, ...]:
     """Strength 1, varied along one axis at a time; the first draw of each control.
 
@@ -122,6 +123,7 @@ def curve_carries(
             numbers of channels per block; part: of "mean", "residual". The whole ("all") belongs to every
             axis but k and is read off the comparison of families.
         k_families: families of the axis k; by default `families`.
+        tokens: as in `family_carries`.
 
     Raises:
         BadInput: an unknown axis or family, or a value that the model has no room for.
@@ -137,7 +139,8 @@ def curve_carries(
                 name, draw, channels, op = _drawn(setting, family, massive, 1.0)[0]
                 if part != "all":
                     op = replace(op, part=part)
-                arm = _arm(setting, f"{name}.{label}", family, channels, op, draw=draw, **options)
+                options |= {"draw": draw, "tokens": tokens}
+                arm = _arm(setting, f"{name}.{label}", family, channels, op, **options)
                 found.append(Carry(arm, family, 1.0, draw, axis, at))
     return tuple(found)
 
