@@ -9,7 +9,10 @@ from markupsafe import Markup
 
 from dit_lens.inline_html import data_uri
 from dit_lens.report import findings, plots
+from dit_lens.report.downloads import of_json
+from dit_lens.report.image_lists import image_list, repeat
 from dit_lens.report.section import (
+    SAMPLE,
     MissingTable,
     RunView,
     Section,
@@ -105,8 +108,18 @@ def channel_set(run: RunView) -> Section:
         "is a property of the model rather than of one layer. The same set lies beside this page as "
         "channels.json.",
         conclusion=findings.channel_set(blocks, nearest_words(run.channels)),
+        download=of_json("channels.json", run.channels, "download the set as JSON"),
+        repeat=_REPEAT_SET,
         tiles=(Tile(str(len(distinct)), f"different massive channels in {count(len(blocks), 'block')}"),),
     )
+
+
+_REPEAT_SET = (
+    "from dit_lens.run.records import RunFolder\n\n"
+    'channels = RunFolder.read(".").channels()  # in the run folder\n'
+    'for block, chosen in channels["blocks"].items():\n'
+    "    print(block, chosen)"
+)
 
 
 def spectrum(run: RunView) -> Section:
@@ -348,6 +361,8 @@ def images(run: RunView) -> Section:
         conclusion=f"{count(len(samples), 'image')} from "
         f"{count(len({entry.prompt for entry in samples}), 'prompt')} and "
         f"{count(len({entry.seed for entry in samples}), 'seed')}.",
+        download=image_list("images", samples),
+        repeat=repeat(f"each.kind == {SAMPLE!r}", 'f"{each.prompt} · seed {each.seed}"'),
     )
 
 

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from dit_lens.inline_html import data_uri
 from dit_lens.report.effect_words import family_place
-from dit_lens.report.section import MissingTable, RunView, Section, picture
+from dit_lens.report.image_lists import image_list, repeat
+from dit_lens.report.section import ARM, MissingTable, RunView, Section, picture
 from dit_lens.report.text import count, shorten
 from dit_lens.run.run_record import ImageEntry
 
@@ -60,6 +61,7 @@ def gallery(run: RunView) -> Section:
     if most > MOST_ARMS:
         notes += f" The first {MOST_ARMS} of {most} edits are shown; the others lie in images/."
     arms = sorted({entry.caption for group in groups for entry in group.arms})
+    first = (ARM, groups[0].prompt, groups[0].seed)
     return Section(
         id="gallery",
         title="What does each edit do to the same image?",
@@ -70,7 +72,13 @@ def gallery(run: RunView) -> Section:
         "and what was edited if it was not everything." + notes,
         conclusion=f"{count(len(groups), 'image')} under {count(len(arms), 'edit')}; a picture is an "
         "example, the verdicts rest on all prompts.",
+        download=image_list("gallery", [entry for group in groups for entry in _of_group(group)]),
+        repeat=repeat(f"(each.kind, each.prompt, each.seed) == {first!r}", "each.caption"),
     )
+
+
+def _of_group(group: _Group) -> tuple[ImageEntry, ...]:
+    return group.arms if group.clean is None else (group.clean, *group.arms)
 
 
 def _groups(run: RunView) -> list[_Group]:

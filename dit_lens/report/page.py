@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from dit_lens.report.carry_sections import CARRY_SECTIONS
 from dit_lens.report.channel_sections import CHANNEL_SECTIONS
 from dit_lens.report.damage import damage, damage_words, lost_verdicts, tell
 from dit_lens.report.document import Figure, page
+from dit_lens.report.downloads import Download, of_table
 from dit_lens.report.effect_sections import EFFECT_SECTIONS, MAP_SECTIONS, sham_words, verdict_rule
 from dit_lens.report.section import RunView, Section, SectionBuilder
 from dit_lens.report.spatial_sections import SPATIAL_SECTIONS
@@ -35,7 +35,6 @@ SECTIONS: tuple[SectionBuilder, ...] = tuple(builder for _, own in CHAPTERS for 
 SpecOf = Callable[[str], str]
 """From a question's name to the YAML of a run that asks it alone; "" where there is none."""
 
-MOST_CSV = 256 * 1024  # bytes of rows that a page carries with it; larger tables stay beside it
 MOST_ROWS = 20  # rows of a table shown on the page
 
 
@@ -97,8 +96,7 @@ def _shown(builder: SectionBuilder, run: RunView, spec_of: SpecOf | None) -> Ite
         # Figures move into `figures`; a section keeps only its words.
         figures = tuple(Figure.of(view) for view in part.views)
         # Parts of a question are repeated with it.
-        own = spec if part.id == section.id else ""
-        yield _Shown(builder, question, replace(part, views=()), figures, rows, verdicts(part), own)
+        yield _Shown(builder, question, replace(part, views=()), figures, rows, verdicts(part), spec)
 
 
 def _made(builder: SectionBuilder, run: RunView) -> Section:
@@ -127,22 +125,17 @@ class _Rows:
 
     file: str
     total: int
-    csv: str
+    download: Download | None
     columns: tuple[str, ...]
     first: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, name: str, run: RunView) -> _Rows:
         table = run.table(name)
-        data = b""
-        # Counting rows first spares writing out a table that could not be carried anyway.
-        if len(table) * len(table.columns) * 2 <= MOST_CSV:
-            data = table.to_csv(index=False).encode()
-        carried = "data:text/csv;base64," + base64.b64encode(data).decode("ascii")
         return cls(
             file=run.folder.table_path(name).relative_to(run.folder.path).as_posix(),
             total=len(table),
-            csv=carried if 0 < len(data) <= MOST_CSV else "",
+            download=of_table(name, table),
             columns=tuple(str(column) for column in table.columns),
             first=tuple(
                 tuple(number(cell, 4) if isinstance(cell, float) else str(cell) for cell in row)

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import RESULTS, Answer, Results
 from dit_lens.plain_yaml import load_yaml
+from dit_lens.report.downloads import Download
 from dit_lens.report.text import count, listing, number
 from dit_lens.run.records import SPEC, RunFolder
 from dit_lens.run.run_record import ImageEntry, RunRecord
@@ -83,6 +84,7 @@ class Section:
     above the figures, the other below them.
 
     `conclusion` is repeated on the first card, with `tiles`; `missing` stands in place of a figure.
+    `table` names the rows behind it; `download` is a file to save where there is no such table.
     `answers` are the run's verdicts on this question, the primary one first; they stand before everything
     else on the first card. `exploratory` marks what looks at many places, none of
     them named beforehand. `damage` says what of the run's own files is lost. `parts` follow the section, each
@@ -99,6 +101,7 @@ class Section:
     conclusion: str = ""
     tiles: tuple[Tile, ...] = ()
     table: str = ""
+    download: Download | None = None
     repeat: str = ""
     missing: str = ""
     damage: str = ""

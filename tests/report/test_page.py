@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -14,14 +15,17 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dit_lens.errors import BadInput
-from dit_lens.report import build_report
+from dit_lens.report import build_report, downloads
 from dit_lens.report.damage import TABLE_OF
+from dit_lens.report.downloads import MOST_BYTES
 from dit_lens.report.page import SECTIONS, render
 from dit_lens.report.section import RunView, Section
 from dit_lens.run.records import RunFolder
+from tests.report.conftest import HOSTILE
 from tests.report.synthetic_effects import results
 
 pytestmark = pytest.mark.pure
@@ -120,13 +124,55 @@ def test_figures_hold_their_data_their_title_and_a_place_to_be_drawn(page) -> No
 
 
 def test_the_rows_behind_a_figure_can_be_had(page, run_dir) -> None:
-    downloads = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
-    text = base64.b64decode(downloads["agreement.csv"].partition(",")[2]).decode()
+    links = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
+    text = base64.b64decode(links["agreement.csv"].partition(",")[2]).decode()
     rows = RunFolder(run_dir).table("agreement")
     assert text == rows.to_csv(index=False)
-    assert "spectrum.csv" not in downloads, "a large table stays beside the page"
     assert (run_dir / "tables" / "spectrum.parquet").exists()
     assert "tables/spectrum.parquet" in {a["href"] for a in page.all("a")}
+
+
+def test_every_section_offers_its_rows_and_how_to_repeat_it(html) -> None:
+    for name, part in re.findall(r'<section id="([^"]+)"(.*?)</section>', html, flags=re.S):
+        if name in {"summary", "verdict-rule", "provenance"}:
+            continue
+        assert "download=" in part or "too many to be carried" in part, name
+        assert "Repeat it" in part and "dit-lens run" in part, name
+    assert "too many to be carried" not in html
+
+
+def test_long_tables_are_carried_compressed_to_the_digits_that_were_measured(page, run_dir) -> None:
+    links = {a["download"]: a["href"] for a in page.all("a") if "download" in a}
+    packed = links["spectrum.csv.gz"]
+    assert packed.startswith("data:application/gzip;base64,") and len(packed) <= MOST_BYTES
+    assert "carried in this page, compressed by gzip, with numbers to 7 digits" in page.text
+    found = pd.read_csv(io.BytesIO(base64.b64decode(packed.partition(",")[2])), compression="gzip")
+    rows = RunFolder(run_dir).table("spectrum")
+    pd.testing.assert_frame_equal(found, rows, check_dtype=False, rtol=1e-6, atol=0)
+
+
+def test_what_would_burden_the_page_stays_beside_it(tables, make_run, monkeypatch) -> None:
+    monkeypatch.setattr(downloads, "MOST_CSV", 100)
+    monkeypatch.setattr(downloads, "MOST_BYTES", 100)
+    text = said(make_run({"agreement": tables["agreement"]}))
+    assert "tables/agreement.parquet beside this page. They are too many to be carried in it." in text
+    monkeypatch.setattr(downloads, "MOST_BYTES", 100_000)
+    assert downloads.of_table("agreement", tables["agreement"]).name == "agreement.csv.gz"
+    monkeypatch.setattr(downloads, "MOST_VALUES", 10)
+    assert downloads.of_table("agreement", tables["agreement"]) is None
+
+
+def test_the_set_and_the_lists_of_pictures_can_be_had(page, run_dir) -> None:
+    links = {
+        a["download"]: base64.b64decode(a["href"].partition(",")[2]) for a in page.all("a") if "download" in a
+    }
+    folder = RunFolder(run_dir)
+    assert json.loads(links["channels.json"]) == folder.channels()
+    samples = pd.read_csv(io.BytesIO(links["images.csv"]))
+    assert list(samples["file"]) == [entry.file for entry in folder.images() if entry.kind == "sample"]
+    assert HOSTILE in set(samples["prompt"])
+    arms = {entry.file for entry in folder.images() if entry.kind == "arm"}
+    assert arms <= set(pd.read_csv(io.BytesIO(links["gallery.csv"]))["file"])
 
 
 def test_provenance_and_the_commands_that_repeat_it_are_there(page) -> None:
@@ -146,7 +192,7 @@ def test_the_repeat_snippet_of_a_section_runs_and_its_table_is_the_questions(run
     sections = {build.__name__: build(view) for build in SECTIONS}
     for section in filter(lambda section: section.repeat, sections.values()):
         exec(section.repeat, {})
-    assert len(shown) == 21
+    assert len(shown) == 23
     # What a question lost is known from its table, without making its section.
     for name, section in sections.items():
         assert section.table in ("", TABLE_OF.get(name, name)), name
