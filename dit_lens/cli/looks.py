@@ -182,6 +182,15 @@ def transport(
         str, typer.Option(help="Blocks to carry in: all, 3, 2-5, or 0.5-1 of the depth.")
     ] = "all",
     at_steps: Annotated[str, typer.Option(help="Denoising steps to carry at: all, 3, or 0:8.")] = "all",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Tokens to carry: all, or the subject's in the run of the source, target, or union."
+        ),
+    ] = "all",
+    branch: Annotated[
+        str, typer.Option(help="Branch of guidance to carry in: both, cond or uncond.")
+    ] = "both",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise that both start from.")] = 0,
     steps: Annotated[
         str | None, typer.Option(metavar="INTEGER", help="Denoising steps; default: the model's own.")
@@ -224,6 +233,7 @@ def transport(
             say("Note: source and target are the same prompt, so nothing can move.")
         sampling = lens.sampling(steps=step_count, guidance_scale=guidance)
         options: dict[str, Any] = {"channels": given, "top_k": top_k, "blocks": at_blocks, "steps": at_steps}
+        options |= {"tokens": tokens, "branch": branch}
         look = first_carry(
             lens, source, target, seed, strengths=strengths, sampling=sampling, progress=True, **options
         )

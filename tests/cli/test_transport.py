@@ -134,6 +134,48 @@ def test_it_equals_the_graph_that_says_the_same(tiny_sd3_lens) -> None:
     assert look.carried[0].toward_latent == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_tokens_and_branch_are_those_that_were_asked_for(dit, model, channels, tmp_path) -> None:
+    from dit_lens.methods.channel_sets import ChannelSet
+    from dit_lens.methods.transport.subjects import subjects
+
+    base = [
+        "transport",
+        CIRCLE,
+        STAR,
+        "--model",
+        model,
+        "--channels",
+        channels,
+        "--strength",
+        "0,1",
+        "--json",
+    ]
+    base += ["--seed", 1, "--out", tmp_path / "grid.png"]
+    everywhere, subject, one = (
+        json.loads(dit(*base, *more).stdout)
+        for more in ([], ["--tokens", "union"], ["--tokens", "union", "--branch", "cond"])
+    )
+    assert (everywhere["tokens"], everywhere["tokens_from"], everywhere["branch"]) == ("all", "all", "both")
+    lens = dit_lens.load(model)
+    sampling, chosen = lens.sampling(), ChannelSet.load(channels)
+    masks = subjects(lens, chosen, [CIRCLE, STAR], [1], sampling)
+    assert subject["tokens"] == one["tokens"] == list(masks[CIRCLE, 1].union(masks[STAR, 1]).tokens)
+    assert 0 < len(subject["tokens"]) < masks[CIRCLE, 1].values.size
+    graph = dit_lens.InterventionGraph()
+    donor = graph.trajectory(prompt=CIRCLE, seed=1)
+    into = graph.trajectory(prompt=STAR, seed=1)
+    at = [f"blocks.{block}.resid_post.image" for block in chosen.blocks]
+    graph.patch(donor, into=into, at=at, channels=chosen, tokens=one["tokens"], branch=one["branch"])
+    done = dit_lens.run(lens, graph, sham=False, progress=False)
+    look = first_carry(lens, CIRCLE, STAR, 1, strengths=[1], channels=chosen, tokens="union", branch="cond")
+    assert np.array_equal(np.asarray(look.carried[0].picture), np.asarray(done[into].image))
+    assert f"in the cond branch alone, at {len(one['tokens'])} tokens of the subject in either run" in str(
+        look
+    )
+    ways = [found["strengths"][1]["toward_latent"] for found in (everywhere, subject, one)]
+    assert len(set(ways)) == 3
+
+
 def test_a_library_call_refuses_what_cannot_be(tiny_sd3_lens) -> None:
     for options, said in (
         ({"strengths": []}, "No strength"),
@@ -167,6 +209,9 @@ def test_a_library_call_refuses_what_cannot_be(tiny_sd3_lens) -> None:
         (["--at-blocks", "9"], "there are 4, 0 to 3"),
         (["--at-blocks", "x"], "block"),
         (["--at-steps", "7", "--steps", "4"], "step"),
+        (["--tokens", "sources"], "Did you mean 'source'?"),
+        (["--branch", "left"], "there are: both, uncond, cond"),
+        (["--branch", "uncond", "--guidance", "1"], "there are: both, cond"),
         (["--steps", "0:4"], "write --at-steps 0:4"),
         (["--steps", "all"], "write --at-steps all"),
         (["--steps", "0"], "0"),

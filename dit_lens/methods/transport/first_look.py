@@ -14,6 +14,7 @@ from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.channel_sets import ChannelSet, require_k
 from dit_lens.methods.metrics import share_of_the_way, ssim
 from dit_lens.methods.pixels import save_png
+from dit_lens.methods.transport.arms import token_numbers
 from dit_lens.model.hook_points import parse_blocks, select_steps
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ class Carried:
 
 @dataclass(frozen=True)
 class CarryLook:
-    """Source, target, and the target with the source's channels in it at each strength."""
+    """Source, target, and the target with the source's channels in it at each strength.
+
+    `tokens` are the image tokens that were carried, None for all; `tokens_from` is one of
+    `dit_lens.methods.transport.subjects.WHERE`, as it was asked for.
+    """
 
     source: str
     target: str
@@ -65,6 +70,9 @@ class CarryLook:
     steps: tuple[int, ...]
     channels: dict[int, tuple[int, ...]]
     channels_from: str
+    tokens: tuple[int, ...] | None
+    tokens_from: str
+    branch: str
     pictures: tuple[Image, Image]
     alignments: tuple[tuple[float, float] | None, tuple[float, float] | None]
     carried: tuple[Carried, ...]
@@ -92,8 +100,17 @@ class CarryLook:
         amount = str(each[0]) if len(each) == 1 else f"{each[0]} to {each[-1]}"
         return (
             f"{self.model}, seed {self.seed}: {amount} channels in each of {len(self.channels)} blocks, at "
-            f"{len(self.steps)} steps; from {self.channels_from}"
+            f"{len(self.steps)} steps{self._places()}; from {self.channels_from}"
         )
+
+    def _places(self) -> str:
+        said = f", in the {self.branch} branch alone" if self.branch != "both" else ""
+        if self.tokens_from == "all":
+            return said
+        run = "either run" if self.tokens_from == "union" else f"the {self.tokens_from}'s run"
+        if self.tokens is None:
+            return f"{said}, at all tokens, since no subject stands out in {run}"
+        return f"{said}, at {len(self.tokens)} tokens of the subject in {run}"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the grid as a PNG, whole or not at all; raises `RunFailure` where that cannot be."""
@@ -109,6 +126,9 @@ class CarryLook:
             "steps": list(self.steps),
             "channels": {str(block): list(chosen) for block, chosen in self.channels.items()},
             "channels_from": self.channels_from,
+            "tokens": "all" if self.tokens is None else list(self.tokens),
+            "tokens_from": self.tokens_from,
+            "branch": self.branch,
             "unedited": {
                 name: {"alignment": _by_prompt(value)}
                 for name, value in zip(("source", "target"), self.alignments, strict=True)
@@ -148,6 +168,8 @@ def first_carry(
     top_k: int | None = None,
     blocks: Any = "all",
     steps: Any = "all",
+    tokens: str = "all",
+    branch: str = "both",
     sampling: Sampling | None = None,
     progress: bool = False,
 ) -> CarryLook:
@@ -162,17 +184,26 @@ def first_carry(
             each of n blocks draws what the last one left, and together they cover 1 − (1 − strength)ⁿ of a
             difference that stays the same.
         blocks, steps: where and when channels are carried; what `parse_blocks` and `select_steps` take.
+        tokens: "all", or the subject's in the "source" run, the "target" run or either ("union"), as the
+            channels cluster them; where they show none, all. Costs one more run of both.
+        branch: of guidance: "both", "cond" or "uncond".
 
     Raises:
-        BadInput: no strength, a block, step or channel that the model does not have, a blank prompt,
-            `channels` together with `top_k` or of another model, or no channel in these blocks; before
-            anything runs.
+        BadInput: no strength, a block, step, channel or branch that the model does not have, a blank prompt,
+            `channels` together with `top_k` or of another model, other `tokens`, or no channel in these
+            blocks; before anything runs.
 
     >>> sampling = lens.sampling(steps=4)
     >>> first_carry(lens, "a large red circle", "a small blue star", sampling=sampling).save("grid.png").name
     'grid.png'
     """
     from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.transport.subjects import (
+        require_image_stream,
+        require_where,
+        subjects,
+        tokens_between,
+    )
     from dit_lens.run.runner import run
 
     for name, prompt in (("source", source), ("target", target)):
@@ -184,11 +215,16 @@ def first_carry(
         raise BadInput("No strength was given; 1 puts the source's values in place of the target's.")
     if channels is not None:
         channels.require_found_in(lens)
+    require_where(tokens)
+    if channels is not None and tokens != "all":
+        require_image_stream(channels.stream)
     sampling = sampling or lens.sampling()
     at = parse_blocks(blocks, lens.num_blocks)
     sigmas = lens.prepare_rows([target], [seed], sampling).sigmas.tolist()
     chosen_steps = select_steps(steps, sampling.steps, sigmas)
     measures = default_measures(lens)
+    if branch not in (there := ("both", *sampling.branches)):
+        raise BadInput(f"There is no branch {branch!r} at this guidance; there are: {', '.join(there)}.")
     if channels is None:
         k = TOP_K if top_k is None else top_k
         require_k(k, lens.num_channels)
@@ -206,7 +242,13 @@ def first_carry(
             f"There is no channel to carry in blocks {', '.join(map(str, at))}; the channel set has some in "
             f"blocks {', '.join(map(str, there)) or 'none'}."
         )
-    graph = _graph(source, target, seed, strengths, held, channels.stream, chosen_steps, sampling)
+    carried: Any = "all"
+    if tokens != "all":
+        prompts = list(dict.fromkeys((source, target)))
+        seen = subjects(lens, channels, prompts, [seed], sampling, progress=progress)
+        carried = tokens_between(tokens, seen[source, seed], seen[target, seed])
+    places = {"tokens": token_numbers(carried), "branch": branch}
+    graph = _graph(source, target, seed, strengths, held, channels.stream, chosen_steps, sampling, **places)
     done = run(lens, graph, keep="final", sham=False, progress=progress)
     return CarryLook(
         source=source,
@@ -216,6 +258,9 @@ def first_carry(
         steps=chosen_steps,
         channels=held,
         channels_from=origin,
+        tokens=None if carried == "all" else token_numbers(carried),
+        tokens_from=tokens,
+        branch=branch,
         pictures=(_image(done, "source"), _image(done, "target")),
         alignments=(
             _aligned(measures, _image(done, "source"), source, target),
@@ -243,6 +288,9 @@ def _graph(
     stream: str,
     steps: tuple[int, ...],
     sampling: Sampling,
+    *,
+    tokens: Any = "all",
+    branch: str = "both",
 ) -> InterventionGraph:
     from dataclasses import asdict
 
@@ -258,6 +306,8 @@ def _graph(
             channels=channels,
             strength=float(strength),
             steps=list(steps),
+            tokens=tokens,
+            branch=branch,
         )
     return graph
 

@@ -68,8 +68,7 @@ def tokens_between(
     >>> tokens_between("union", left, top).tokens
     (0, 1, 2)
     """
-    if where not in WHERE:
-        raise BadInput(f"tokens is {where!r}; there are: {', '.join(WHERE)}.{did_you_mean(where, WHERE)}")
+    require_where(where)
     if where == "all":
         return "all"
     mask = {"source": source, "target": target}.get(where) or source.union(target)
@@ -79,6 +78,13 @@ def tokens_between(
         what = "no subject" if mask.is_empty else "nothing but subject"
         say(f"{name}: {what} was found ({where}); all tokens are carried.")
     return "all"
+
+
+def require_where(where: str) -> None:
+    """Raise `BadInput` unless it is one of `WHERE`."""
+    if where not in WHERE:
+        hint = did_you_mean(str(where), WHERE)
+        raise BadInput(f"There are no tokens {where!r} to carry; there are: {', '.join(WHERE)}.{hint}")
 
 
 def require_image_stream(stream: str) -> None:
