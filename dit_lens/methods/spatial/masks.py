@@ -32,7 +32,7 @@ _READ_AS_GREY = ("1", "L")
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Image tokens [rows, columns], true where they belong to the mask; frozen.
+    """Image tokens, bool `values` [rows, columns], true where they belong to the mask; frozen.
 
     `image_size` (height, width) in pixels ties it to pictures of that size; None fits any picture of the
     grid. `about` says how it was made and takes no part in equality. As `tokens=` of an edit it addresses its
