@@ -223,8 +223,8 @@ def first_carry(
     sigmas = lens.prepare_rows([target], [seed], sampling).sigmas.tolist()
     chosen_steps = select_steps(steps, sampling.steps, sigmas)
     measures = default_measures(lens)
-    if branch not in (there := ("both", *sampling.branches)):
-        raise BadInput(f"There is no branch {branch!r} at this guidance; there are: {', '.join(there)}.")
+    if branch not in (known := ("both", *sampling.branches)):
+        raise BadInput(f"There is no branch {branch!r} at this guidance; there are: {', '.join(known)}.")
     if channels is None:
         k = TOP_K if top_k is None else top_k
         require_k(k, lens.num_channels)
