@@ -65,7 +65,7 @@ class DiTLens:
     ) -> None:
         self.pipeline = pipeline
         self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
-        self.traced = TracedTransformer(pipeline.transformer)
+        self.traced = TracedTransformer(pipeline.transformer, pipeline)
         self.adapter = self.traced.adapter
         self.lock = self.traced.lock
         size = pipeline.default_sample_size * pipeline.vae_scale_factor
@@ -182,6 +182,7 @@ class DiTLens:
             _sampling.rows_of([prompt], [seed])
         sampling = sampling or self.defaults
         self._token_grid(sampling)
+        self.traced.require_unchanged()
         with self.lock, memory_explained(self._work(len(prompts), sampling)):
             return _sampling.prepare(self.pipeline, prompts, seeds, sampling)
 
@@ -329,6 +330,7 @@ class DiTLens:
     @property
     def nn(self) -> Any:
         """The transformer under plain nnsight, every module wrapped."""
+        self.traced.require_unchanged()
         return self.traced.everything
 
     def trace(self, *args: Any, seeds: int | Sequence[int] = (0,), fn: Any = None, **kwargs: Any) -> Any:
@@ -338,10 +340,13 @@ class DiTLens:
         of `sampling`. Anything else, or an `fn` of your own, goes to nnsight as it is. The rows of one
         forward are [uncond, cond] where guidance runs, `tracer.result` is the final latents, and nnsight's
         rules hold: places in forward order, steps through `tracer.iter`, one thread at a time (hold
-        `lens.lock` where there are several).
+        `lens.lock` where there are several). A torch context such as `autocast` that the block enters around
+        a read holds for the model too, until the block leaves it: enter it between reads. Whether gradients
+        are on is after the trace what it was before.
 
         Raises:
-            BadInput: a prompt, seed or field of `sampling` that the model cannot take.
+            BadInput: a prompt, seed or field of `sampling` that the model cannot take; or the pipeline's
+                transformer or its hooks are no longer those that the lens was made with.
 
         >>> with lens.trace("a red circle", steps=4) as tracer:
         ...     context, image = lens.nn.transformer_blocks[3].output
@@ -353,13 +358,7 @@ class DiTLens:
         listed = isinstance(prompts, list | tuple) and bool(prompts) and isinstance(prompts[0], str)
         if fn is not None or not (listed or isinstance(prompts, str)):
             return self.nn.trace(*args, **({} if fn is None else {"fn": fn}), **kwargs)
-        batch = self.prepare(prompts, seeds, self.sampling(**kwargs))
-
-        def loop(batch: SampleBatch) -> Tensor | None:
-            with torch.no_grad():
-                return _sampling.denoise(batch, lambda step, inputs: self.traced.forward(inputs))
-
-        return self.nn.trace(batch, fn=loop)
+        return self.traced.trace_loop(self.prepare(prompts, seeds, self.sampling(**kwargs)))
 
     def check(self) -> CheckReport:
         """Test this wrapper on this checkpoint: shapes, streams, exactness, edits.
@@ -370,6 +369,15 @@ class DiTLens:
         from dit_lens.model.check import check
 
         return check(self)
+
+    def __reduce__(self) -> Any:
+        raise BadInput(
+            f"The lens of {self.name} cannot be pickled or copied: nnsight's wrapper and a lock are tied to "
+            "this process. Load the model again where it is needed, in the other process for instance."
+        )
+
+    def __deepcopy__(self, memo: object) -> Any:
+        return self.__reduce__()
 
     def _repr_html_(self) -> str:
         from dit_lens.model.notebook import lens_html

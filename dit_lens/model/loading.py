@@ -192,9 +192,8 @@ def _locate(source: str) -> tuple[str, Path | str]:
         return path.resolve().name, path
     if path.is_file():
         raise BadInput(
-            f"{source} is a file. A model is a folder with model_index.json; for a single-file "
-            "checkpoint use "
-            f"diffusers.{PIPELINE_CLASS}.from_single_file(...) and pass the pipeline object to load."
+            f"{source} is a file. A model is a folder with model_index.json; for a single-file checkpoint "
+            f"use diffusers.{PIPELINE_CLASS}.from_single_file(...) and pass the pipeline object to load."
         )
     have = f"Embedded models: {', '.join(embedded) or 'none (train one: python -m dit_lens.zoo.train)'}."
     if re.fullmatch(r"[\w\-][\w.\-]*/[\w\-][\w.\-]*", source) and not source.startswith("."):
@@ -204,16 +203,22 @@ def _locate(source: str) -> tuple[str, Path | str]:
         near = [str(parent / each.name) for each in parent.iterdir()] if parent.is_dir() else []
         raise BadInput(f"There is no folder {source}.{did_you_mean(str(path), near)} {have}")
     raise BadInput(
-        f"No model is named {source!r}.{did_you_mean(source, embedded)} {have} Else give the folder of "
-        "a diffusers "
-        "SD3 pipeline, or a hub id such as stabilityai/stable-diffusion-3.5-medium."
+        f"No model is named {source!r}.{did_you_mean(source, embedded)} {have} Else give the folder of a "
+        "diffusers SD3 pipeline, or a hub id such as stabilityai/stable-diffusion-3.5-medium."
     )
 
 
 def _object_name(source: Any) -> str:
     transformer = getattr(source, "transformer", None)
     known = known_transformers()
-    if type(transformer).__name__ not in known or not hasattr(source, "encode_prompt"):
+    kind = type(transformer).__name__
+    if type(source).__name__ == PIPELINE_CLASS and kind not in known:
+        compiled = " from torch.compile" if hasattr(transformer, "_orig_mod") else ""
+        fix = " Set pipeline.transformer = pipeline.transformer._orig_mod." if compiled else ""
+        raise BadInput(
+            f"The pipeline's transformer is {kind}{compiled}; a lens needs {', '.join(known)} itself.{fix}"
+        )
+    if kind not in known or not hasattr(source, "encode_prompt"):
         hint = (
             f"{PIPELINE_CLASS}.from_pipe(pipeline) may convert it."
             if transformer is not None

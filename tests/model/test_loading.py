@@ -267,6 +267,15 @@ def test_a_transformer_alone_is_refused(make_pipeline):
         dit_lens.load(make_pipeline("sd3").transformer)
 
 
+def test_a_compiled_transformer_is_refused_by_its_name(make_pipeline):
+    pipeline = make_pipeline("sd3")
+    pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
+    with pytest.raises(BadInput, match=r"OptimizedModule from torch\.compile; .* SD3Transformer"):
+        dit_lens.load(pipeline)
+    pipeline.transformer = pipeline.transformer._orig_mod  # as the message says
+    assert dit_lens.load(pipeline).num_blocks == 4
+
+
 def test_another_sd3_pipeline_is_sent_through_from_pipe(make_pipeline):
     from diffusers import StableDiffusion3Img2ImgPipeline
 

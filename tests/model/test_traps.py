@@ -1,30 +1,40 @@
 """What nnsight and diffusers do wrong without a word, and that this package rules it out.
 
 Where the trap is cheap to show, a test shows it beside our answer, so that a library release that removes the
-trap is noticed too.
+trap is noticed too. Traps of nnsight's own pipeline wrapper are in test_nnsight_pipeline.py, those of a
+pipeline that changes under a lens in test_unchanged.py.
 """
 
 from __future__ import annotations
 
-import inspect
+import ast
+import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers.hooks import LayerSkipConfig
 from diffusers.hooks.layer_skip import apply_layer_skip
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import dit_lens
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model.hook_points import HookPoint
-from dit_lens.model.lens import DiTLens
-from dit_lens.model.sampling import Sampling, denoise
+from dit_lens.model.sampling import denoise
 from dit_lens.run.runner import observe
 from tests.oracles import pipeline_call
 
 pytestmark = pytest.mark.tiny
 
 SMALL = {"steps": 3, "max_sequence_length": 0}
+
+
+def sources(*words):
+    """The syntax tree of every file of the package that holds one of these words, by its path."""
+    home = Path(dit_lens.__file__).parent
+    texts = {str(path.relative_to(home)): path.read_text(encoding="utf-8") for path in home.rglob("*.py")}
+    return {name: ast.parse(text) for name, text in texts.items() if any(word in text for word in words)}
 
 
 @pytest.fixture
@@ -185,22 +195,6 @@ def test_replacing_one_stream_of_two_rows_cannot_unpack_along_the_batch(tiny_sd3
     assert first_forward(lens, with_ours)
 
 
-def test_the_number_of_steps_never_defaults_to_one(tiny_sd3_lens, make_pipeline):
-    from nnsight.modeling.diffusion import DiffusionModel
-
-    assert "num_inference_steps" in inspect.getsource(DiffusionModel), (
-        "nnsight's generate has a default of its own"
-    )
-    assert all(
-        each.default is inspect.Parameter.empty
-        for each in list(inspect.signature(Sampling).parameters.values())[:5]
-    )
-    lens = DiTLens(make_pipeline("sd3"), defaults={"steps": 5, "max_sequence_length": 0})
-    assert lens.generate("a", 0).latents.shape[1] == 6
-    done = observe(lens, lens.prepare("a", 0), [HookPoint("temb")], lambda at, x: None)
-    assert done.steps == (0, 1, 2, 3, 4)
-
-
 def test_streams_are_found_by_name_although_tuples_disagree(tiny_lens):
     order = {}
     block = tiny_lens.pipeline.transformer.transformer_blocks[0]
@@ -297,3 +291,118 @@ def test_seeds_are_always_given_so_repeats_are_not_one_sample(tiny_sd3_lens):
     assert len({x.numpy().tobytes() for x in made.latents}) == 4
     with pytest.raises(BadInput, match="No seeds"):
         tiny_sd3_lens.prepare("a", [], tiny_sd3_lens.sampling(**SMALL))
+
+
+def test_no_grad_around_a_read_does_not_outlive_the_trace(tiny_sd3_lens):
+    lens = tiny_sd3_lens
+    blocks, plain = lens.nn.transformer_blocks, lens.generate("a", 0, **SMALL).latents[:, -1]
+
+    def traced(trace):
+        with trace() as tracer:
+            with torch.no_grad():
+                blocks[0].output
+            latents = tracer.result.clone().save()
+        return latents  # noqa: RET504 - nnsight runs the block, and hands over what has a name
+
+    def in_a_loop_without_gradients():
+        batch = lens.prepare("a", 0, lens.sampling(**SMALL))
+
+        def loop(batch):
+            with torch.no_grad():
+                return denoise(batch, lambda step, inputs: lens.traced.forward(inputs))
+
+        return lens.nn.trace(batch, fn=loop)
+
+    try:
+        traced(in_a_loop_without_gradients)
+        assert not torch.is_grad_enabled(), "left within the loop, it undoes what the loop undoes after it"
+    finally:
+        torch.set_grad_enabled(True)
+
+    assert torch.equal(traced(lambda: lens.trace("a", **SMALL)), plain)
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert not traced(lambda: lens.trace("a", **SMALL)).requires_grad
+        assert not torch.is_grad_enabled()
+
+    # Nor where the block fails with the context open.
+    def failing():
+        with lens.trace("a", **SMALL):  # noqa: SIM117 - nnsight takes one context to a line
+            with torch.no_grad():
+                blocks[0].output
+                raise LookupError
+
+    with pytest.raises(LookupError):
+        failing()
+    assert torch.is_grad_enabled()
+
+
+def test_a_context_around_a_read_holds_for_the_model_too(tiny_sd3_lens):
+    # What `lens.trace` says of itself: nnsight runs the model while the block waits in its context.
+    within = []
+    handle = tiny_sd3_lens.pipeline.transformer.transformer_blocks[0].attn.register_forward_pre_hook(
+        lambda *_: within.append(not torch.backends.cuda.flash_sdp_enabled())
+    )
+    try:
+        with tiny_sd3_lens.trace("a", **SMALL):  # noqa: SIM117 - nnsight takes one context to a line
+            with sdpa_kernel(SDPBackend.MATH):
+                tiny_sd3_lens.nn.transformer_blocks[0].output
+    finally:
+        handle.remove()
+    assert within == [True, False, False]
+
+
+def test_a_loop_over_every_step_ends_only_where_it_touches_a_module(tiny_sd3_lens):
+    turns = []
+
+    def without_an_end():
+        with tiny_sd3_lens.trace("a", **SMALL) as tracer:
+            for step in tracer.iter[:]:
+                turns.append(step)
+                if len(turns) > 1000:
+                    raise StopAsyncIteration
+
+    with pytest.raises(StopAsyncIteration):
+        without_an_end()
+    assert turns == list(range(1001)), "of three steps"
+    assert tiny_sd3_lens.traced.idle
+
+
+def test_noise_levels_are_never_given_to_the_scheduler_which_would_shift_them_again(tiny_sd3_lens):
+    batch = tiny_sd3_lens.prepare("a", 0, tiny_sd3_lens.sampling(**SMALL))
+    theirs = copy.deepcopy(tiny_sd3_lens.pipeline.scheduler)
+    theirs.set_timesteps(sigmas=batch.sigmas[:-1].tolist())
+    assert not torch.allclose(theirs.sigmas, torch.from_numpy(batch.sigmas))
+    theirs.set_timesteps(3)
+    assert torch.equal(theirs.sigmas, torch.from_numpy(batch.sigmas))
+    given = [
+        (name, node.lineno)
+        for name, tree in sources(".set_timesteps(").items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "set_timesteps"
+        if any(each.arg == "sigmas" for each in node.keywords)
+    ]
+    assert not given
+
+
+def test_bodies_of_the_packages_own_traces_are_one_call_without_contexts_and_invokes():
+    found = []
+    for name, tree in sources(".trace(", ".invoke", ".iter[").items():
+        functions = {each.name: each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            assert getattr(node, "attr", "") != "invoke", f"{name}:{node.lineno}: rows of a batch instead"
+            if isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "iter":
+                ends = isinstance(node.slice, ast.Slice) and node.slice.upper is not None
+                assert ends, f"{name}:{node.lineno}: a loop over steps needs an end"
+            opens = [
+                getattr(getattr(each.context_expr, "func", None), "attr", "")
+                for each in getattr(node, "items", [])
+            ]
+            if "trace" not in opens:
+                continue
+            assert len(opens) == 1
+            assert len(node.body) == 1, f"{name}:{node.lineno}: nnsight compiles the body again"
+            called = functions[node.body[0].value.func.id]
+            assert not [each for each in ast.walk(called) if isinstance(each, ast.With)], called.name
+            found.append(name)
+    assert sorted(found) == ["model/check.py", "model/traced.py"]
