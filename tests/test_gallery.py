@@ -20,15 +20,16 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only the repository holds the gallery"),
 ]
 
-QUESTIONS = {
-    "Does zeroing them disrupt": "disruption",
-    "A bias or a carrier": "bias_or_carrier",
-    "One block costs detail": "semantics_or_detail",
-    "Is one block enough": "single_or_all",
-    "Do they outline": "spatial",
-    "Can they be carried": "transport_text",
+ANSWERS = {
+    "Does zeroing them disrupt": ("disruption.alignment", "disruption.semantics"),
+    "A bias or a carrier": ("bias_or_carrier.carrier.alignment",),
+    "One block costs detail": ("semantics_or_detail.both",),
+    "Is one block enough": ("single_or_all.single.alignment", "single_or_all.all.alignment"),
+    "Do they outline": ("spatial.outline", "spatial.exclusive"),
+    "Can they be carried": ("transport_text.margin", "transport_text.moved.position"),
 }
-"""How a row of README's table begins, and the question of results.json that it reports."""
+"""How a row of README's table begins, and the answers of results.json whose numbers it may quote; the first
+is the verdict."""
 
 OUTCOMES = {"supported for alignment": "supported", "carrier": "supported"}
 """Verdicts that the table says in its own words."""
@@ -39,10 +40,10 @@ def data(name: str) -> Any:
 
 
 @cache
-def answers(question: str) -> list[Any]:
-    found = [each for each in data("results.json")["answers"] if each["question"] == question]
-    assert found, f"the gallery's run did not ask {question}"
-    return found
+def answer(name: str) -> Any:
+    found = [each for each in data("results.json")["answers"] if each["name"] == name]
+    assert found, f"the gallery's run has no answer {name}"
+    return found[0]
 
 
 def section() -> str:
@@ -58,14 +59,52 @@ def rows() -> list[tuple[str, str, str]]:
     return [(question, verdict, numbers) for question, verdict, numbers in lines[1:]]
 
 
-def measured(question: str) -> tuple[list[float], list[float], set[int]]:
-    """(Sizes, p-values, n) of a question: those of its effects, and the numbers that its sentences name."""
-    effects = [effect for answer in answers(question) for effect in answer["effects"]]
-    p = [e[key] for e in effects for key in ("p", "p_adjusted") if e[key] is not None]
+INTERVAL = re.compile(r"(?<!from )\b(\d+\.\d+) to (\d+\.\d+)([^();]*)")
+DECIMAL = re.compile(r"\d+\.\d+")
+P = re.compile(r"\bp ([=<]) (\d+\.\d+)")
+N = re.compile(r"\bn = (\d+)")
+
+
+def p_of(effect: Any) -> float:
+    return effect["p"] if effect["p_adjusted"] is None else effect["p_adjusted"]
+
+
+def says(text: str, effect: Any) -> bool:
+    """Whether every p and n of a text are those of an effect, the p corrected where there is a correction."""
+    p = p_of(effect)
+    fits = [
+        occurs(number, [p]) if relation == "=" else p < float(number) for relation, number in P.findall(text)
+    ]
+    return all(fits) and all(int(number) == effect["n"] for number in N.findall(text))
+
+
+def unfounded(text: str, found: list[Any]) -> list[str]:
+    """What a text says that none of these answers found.
+
+    An interval belongs to the number before it and to the n and p behind it: one effect must have them all.
+    Every other number must be one of an effect, or stand in a sentence.
+    """
+    effects = [effect for each in found for effect in each["effects"]]
+    wrong = []
+    for part in INTERVAL.finditer(text):
+        estimate = DECIMAL.findall(text[: part.start()])[-1:]
+        ends = sorted(part.groups()[:2], key=float)
+        if not any(
+            all(occurs(number, [abs(effect["estimate"])]) for number in estimate)
+            and all(map(occurs, ends, sorted([abs(effect[key])] for key in ("ci_low", "ci_high"))))
+            and says(part[3], effect)
+            for effect in effects
+        ):
+            wrong.append(part[0])
     sizes = [abs(e[key]) for e in effects for key in ("estimate", "ci_low", "ci_high") if e[key] is not None]
-    for answer in answers(question):
-        sizes += [float(number) for number in re.findall(r"\d+\.\d+", answer["sentence"])]
-    return sizes, p, {e["n"] for e in effects}
+    sizes += [float(number) for each in found for number in DECIMAL.findall(each["sentence"])]
+    rest = INTERVAL.sub("", text)
+    wrong += [
+        each[0]
+        for each in (*P.finditer(rest), *N.finditer(rest))
+        if not any(says(each[0], e) for e in effects)
+    ]
+    return wrong + [number for number in DECIMAL.findall(P.sub("", rest)) if not occurs(number, sizes)]
 
 
 def occurs(number: str, among: list[float]) -> bool:
@@ -105,31 +144,47 @@ def test_it_names_no_place_of_the_machine_that_made_it() -> None:
         assert not re.search(r"(?<![\w.:/])/(?:home|root|tmp|work|Users)/\w", text), name
 
 
-def test_every_row_of_the_readme_has_its_question() -> None:
-    assert len(rows()) == len(QUESTIONS)
+def test_every_row_of_the_readme_has_its_answers() -> None:
+    assert len(rows()) == len(ANSWERS)
     for question, _, _ in rows():
-        assert [key for key in QUESTIONS if question.startswith(key)], question
+        assert [key for key in ANSWERS if question.startswith(key)], question
 
 
-@pytest.mark.parametrize("start", QUESTIONS)
+@pytest.mark.parametrize("start", ANSWERS)
 def test_the_readmes_row_is_what_was_found(start: str) -> None:
     _, verdict, numbers = next(row for row in rows() if row[0].startswith(start))
-    (primary,) = [each for each in answers(QUESTIONS[start]) if each["primary"]]
-    assert OUTCOMES.get(verdict, verdict) == primary["outcome"]
-    sizes, p, n = measured(QUESTIONS[start])
-    for relation, number in re.findall(r"\bp ([=<]) (\d+\.\d+)", numbers):
-        assert occurs(number, p) if relation == "=" else min(p) < float(number), f"p {relation} {number}"
-    for number in re.findall(r"\bn = (\d+)", numbers):
-        assert int(number) in n, f"n = {number}"
-    rest = re.sub(r"\bp [=<] \d+\.\d+", "", numbers)
-    for number in re.findall(r"\d+\.\d+", rest):
-        assert occurs(number, sizes), f"{number} in: {numbers}"
+    first, *others = (answer(name) for name in ANSWERS[start])
+    assert first["primary"] and OUTCOMES.get(verdict, verdict) == first["outcome"]
+    assert unfounded(numbers, [first, *others]) == []
+
+
+def test_a_number_of_another_effect_is_unfounded() -> None:
+    effect = {
+        "estimate": -0.257,
+        "ci_low": -0.377,
+        "ci_high": -0.13,
+        "n": 12,
+        "p": 0.0054,
+        "p_adjusted": 0.011,
+    }
+    other = {**effect, "estimate": 0.2, "ci_low": -0.05, "ci_high": 0.383, "p_adjusted": 0.3}
+    found = [{"effects": [effect, other], "sentence": "The level is 0.967."}]
+    for true in (
+        "0.26 lower (0.13 to 0.38, n = 12, p = 0.011), p < 0.02",
+        "0.257 lower; 0.97 before",
+        "n = 12",
+    ):
+        assert unfounded(true, found) == [], true
+    for false in (
+        "0.20 higher (0.13 to 0.38)", "0.257 lower (0.13 to 0.38, p = 0.30)", "0.257 (0.13 to 0.38, n = 13)",
+        "0.257 (0.05 to 0.38)", "p = 0.005", "0.258 lower", "n = 36",
+    ):  # fmt: skip
+        assert unfounded(false, found), false
 
 
 def test_mixing_is_ahead_of_carrying_where_readme_and_notebook_04_say_so() -> None:
     assert "blending pixels or prompts to the same SSIM carries more" in section()
-    (blends,) = [each for each in answers("transport_text") if each["name"] == "transport_text.blends.margin"]
-    ahead = {each["control"]: each["estimate"] < 0 for each in blends["effects"]}
+    ahead = {e["control"]: e["estimate"] < 0 for e in answer("transport_text.blends.margin")["effects"]}
     assert ahead["pixel_blend"] and ahead["prompt_blend"]
 
 
