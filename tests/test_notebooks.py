@@ -118,6 +118,25 @@ def test_it_runs_from_clean_and_gives_what_is_stored(path: Path) -> None:
         assert kinds(after) == kinds(before), f"{path.name}: {after.source}"
 
 
+@pytest.mark.tiny
+def test_your_own_model_runs_on_a_small_folder_as_it_stands(
+    tiny_sd3_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_sd3_pipeline.save_pretrained(tmp_path / "tiny-sd3")
+    monkeypatch.setenv("DIT_LENS_MODEL", str(tmp_path / "tiny-sd3"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left: dict[str, Any] = {}
+    for cell in code(nbformat.read(FOLDER / "05_your_own_model.ipynb", as_version=4)):
+        # Fewer steps than a reader takes: only time depends on their number.
+        exec(cell.source.replace("STEPS = 8 if EMBEDDED else 20", "STEPS = 3"), left)
+    assert not left["EMBEDDED"] and left["lens"].name == "tiny-sd3"
+    assert left["sampling"] == {"steps": 3, "height": 16, "width": 16}
+    assert set(left["pictures"]) == {f"{arm} {n}" for arm in ("clean", "massive", "control") for n in (0, 1)}
+    assert {picture.size for picture in left["pictures"].values()} == {(16, 16)}
+    assert list(left["scores"]) == left["Colourfulness"]().score(list(left["pictures"].values()), [])
+
+
 @pytest.fixture(scope="module")
 def browser() -> Any:
     with chromium() as started:
