@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,6 +318,16 @@ def test_links_and_specs_can_be_copied_from_a_file(wide, report) -> None:
     seen.page.wait_for_selector("#dose .repeat .copy:has-text('Copied')")
     assert seen.page.evaluate("navigator.clipboard.readText()") == "dit-lens run spec.yaml --out ../again"
     assert seen.console == []
+
+
+def test_rows_are_saved_out_of_the_page(wide) -> None:
+    link = wide.page.locator("#spectrum a[download]")
+    with wide.page.expect_download() as saving:
+        link.click()
+    assert saving.value.suggested_filename == "spectrum.csv.gz"
+    saved = gzip.decompress(Path(saving.value.path()).read_bytes())
+    assert saved.startswith(b"stream,branch,block,")
+    assert wide.is_quiet()
 
 
 def test_the_contents_mark_the_section_and_fold_on_a_phone(wide, phone) -> None:
