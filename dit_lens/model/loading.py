@@ -46,7 +46,9 @@ def load(
 
     Args:
         source: name of an embedded model (`dit_lens.zoo.names()`), folder of a diffusers SD3 pipeline, hub
-            id such as `stabilityai/stable-diffusion-3.5-medium`, or a `StableDiffusion3Pipeline` object.
+            id such as `stabilityai/stable-diffusion-3.5-medium`, or a `StableDiffusion3Pipeline` object,
+            which is wrapped and not copied: `device`, `dtype`, `drop_t5` and `offload` change it for all who
+            hold it, and sampling defaults that a folder brings are not looked for.
         device: where to compute; the CPU unless given. A pipeline object stays where it is unless given.
         dtype: such as `"bfloat16"`; float32 on the CPU and bfloat16 elsewhere unless given. A pipeline
             object keeps its own.
