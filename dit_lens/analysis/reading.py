@@ -5,10 +5,12 @@ Files are data: YAML goes through the safe loader, and nothing in a spec is exec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unicodedata import combining, normalize
 
 from pydantic import ValidationError
 
@@ -97,9 +99,11 @@ def _build(
         if isinstance(inside, dict) and isinstance(inside.get(key), str):
             inside[key] = _read(read, inside[key], folder, f"{place}: {part}.{key}")
     _read_channels(data, folder, place)
-    data.setdefault("name", stem)
-    if isinstance(data["name"], str):
-        data.setdefault("title", data["name"].replace("_", " ").capitalize())
+    title = data.setdefault("name", None)
+    if data["name"] is None:
+        title, data["name"] = stem, _slug(stem)
+    if isinstance(title, str):
+        data.setdefault("title", title.replace("_", " ").capitalize())
     _pin_local_folders(data, place)
     _pin_places(data, folder, place)
     try:
@@ -112,6 +116,16 @@ def _build(
         heads = {k: v for k, v in written.items() if not any(k[: len(o)] == o for o in overridden)}
         heads |= overridden
         raise BadInput("\n".join(explained(error.errors(), data, heads, f"{place}: "))) from None
+
+
+def _slug(stem: str) -> str:
+    """A file's stem as the name of a run: accents are left out, and what else no name may hold is a hyphen.
+
+    >>> _slug("my spec"), _slug("Größe (2)"), _slug("figure_1")
+    ('my-spec', 'Gro-e-2', 'figure_1')
+    """
+    plain = "".join(each for each in normalize("NFKD", stem) if not combining(each))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._") or "analysis"
 
 
 def _read(read: Callable[..., Any], written: str, folder: Path, asked_by: str) -> Any:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, spli
 from dit_lens.analysis.fairness import useful
 from dit_lens.analysis.plan import Plan, make_plan
 from dit_lens.analysis.reading import read_spec
-from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec
+from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec, hash_of
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.analysis.transport_spec import TEXT_ALONE
 from dit_lens.errors import BadInput
@@ -38,6 +40,9 @@ REPORTS = Path("reports")
 
 STATISTICS = "statistics"
 """The run folder's place for what discovery measured."""
+
+_ALSO_RECORDED = ("name", "title", "question", "prompts", "seeds", "sampling")
+"""What a record repeats of the spec, so that a spec that was edited can be told what was changed in it."""
 
 Source = str | Path | Mapping[str, Any] | AnalysisSpec
 Say = Callable[[str], None]
@@ -102,15 +107,21 @@ def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLen
     return make_plan(spec, lens or open_model(spec))
 
 
-def write_report(run_dir: str | Path, *, say: Say | None = None) -> Path:
+def write_report(run_dir: str | Path, *, say: Say | None = None, warn: Say | None = None) -> Path:
     """Write a run folder's `report.html` from its records, with the sections that its spec asked for.
 
-    Needs neither the model nor torch. `say` is called with each table that is lost or cannot be read; without
-    it, they are Python warnings. Raises `BadInput` for what is no run folder.
+    Needs neither the model nor torch. `say` is called with each table that is lost or cannot be read, `warn`
+    where the folder's spec was edited after the run; without them, both are Python warnings. Raises
+    `BadInput` for what is no run folder.
     """
     from dit_lens.report.page import SECTIONS, build_report
 
     folder = RunFolder.read(run_dir)
+    if _edited(folder):
+        (warn or partial(warnings.warn, stacklevel=2))(
+            f"{folder.path / SPEC} was edited after the run: the results are those of the spec before "
+            f"({folder.record.spec_hash}), and the report asks what the edited one asks."
+        )
     asked = _sections_of(folder) | {"channel_set"}
     kinds = {entry.kind for entry in folder.images()}
     asked |= {"images"} if "sample" in kinds else set()
@@ -118,6 +129,19 @@ def write_report(run_dir: str | Path, *, say: Say | None = None) -> Path:
     asked |= {"verdict_rule"} if folder.results_path.exists() else set()
     chosen = [build for build in SECTIONS if build.__name__ in asked]
     return build_report(folder.path, chosen, spec_of=lambda question: _spec_of_one(folder, question), say=say)
+
+
+def _edited(folder: RunFolder) -> bool:
+    """Whether the folder's spec is another than the run began under, as far as its record says."""
+    began = folder.record.spec_hash
+    if not began:
+        return False
+    try:
+        data = load_yaml(folder.spec_text, SPEC)
+        # As it is written, too: another version's spec may gain keys when it is read here.
+        return began not in (hash_of(data), AnalysisSpec.model_validate(data).hash)
+    except (TypeError, ValueError):
+        return True
 
 
 def _spec_of_one(folder: RunFolder, question: str) -> str:
@@ -204,6 +228,7 @@ class _Run:
             name=spec.name,
             title=spec.title,
             question=spec.question,
+            spec_hash=spec.hash,
             model=lens.name,
             fingerprint=lens.fingerprint,
             device=str(lens.device),
@@ -214,7 +239,7 @@ class _Run:
         )
 
     def _take_over(self) -> None:
-        """Check that the earlier run measured this very model, and keep its timings."""
+        """Check that the earlier run measured this very model under this very spec, and keep its timings."""
         if not (self.folder.path / RECORD).exists():
             return  # there was no earlier run, or it ended before it had a record
         try:
@@ -224,6 +249,7 @@ class _Run:
             self.say(f"Warning: {error} This run writes it anew, and keeps what the earlier one finished.")
             return
         self._require_these_weights(earlier.model, earlier.fingerprint)
+        self._require_this_spec(earlier)
         state = {"finished": "a finished run", "failed": "an unfinished run"}.get(
             earlier.status, "a run that was cut off"
         )
@@ -248,6 +274,20 @@ class _Run:
                 f"{fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
                 "--fresh (resume=False in Python) replaces them; --out chooses another folder."
             )
+
+    def _require_this_spec(self, earlier: RunRecord) -> None:
+        """The folder's own spec may have been edited since the run: what it holds is of the spec before."""
+        if earlier.spec_hash in ("", self.spec.hash):
+            return  # "": begun before records held the hash
+        now = self._new_record()
+        changed = [key for key in _ALSO_RECORDED if getattr(earlier, key) != getattr(now, key)]
+        raise BadInput(
+            f"{self.folder.path / SPEC} was edited after the run began: it began under the spec "
+            f"{earlier.spec_hash}, and this is {self.spec.hash} (what differs: "
+            f"{', '.join(changed) or 'neither ' + ', '.join(_ALSO_RECORDED) + ', but another key'}). Results "
+            "of both in one folder would be wrong. --fresh (resume=False in Python) replaces them; --out "
+            "chooses another folder."
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -361,8 +361,7 @@ class AnalysisSpec(_Spec):
     @property
     def hash(self) -> str:
         """The analysis' identity: sha256 over its canonical JSON, the first 16 hex digits."""
-        text = json.dumps(self.as_data(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hash_of(self.as_data())
 
     def as_data(self) -> dict[str, Any]:
         """Plain data, without what is absent or unused; the same analysis gives the same data."""
@@ -372,6 +371,15 @@ class AnalysisSpec(_Spec):
         without["model"] = self.model.implied
         without.setdefault("transport", self.transport.implied)
         return self.model_dump(mode="json", exclude_none=True, exclude=without)
+
+
+def hash_of(data: Any) -> str:
+    """The hash of an analysis whose data this is, as `AnalysisSpec.as_data` gives it.
+
+    Raises `TypeError` or `ValueError` for what is no plain data.
+    """
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def json_schema() -> dict[str, Any]:

@@ -198,13 +198,14 @@ def report(
 ) -> None:
     """Rebuild the report of a run; no model is needed.
 
-    Exit status 1, after writing the page, where a table of the run is missing or cannot be read.
+    Exit status 1, after writing the page, where a table of the run is missing or cannot be read. Where its
+    spec.yaml was edited after the run, a line says so.
     """
     from dit_lens.analysis import write_report
 
     lost: list[str] = []
     with stdout_kept_for_results():
-        path = write_report(run_dir, say=lost.append)
+        path = write_report(run_dir, say=lost.append, warn=lambda line: say(f"Warning: {line}"))
     say_lost(run_dir, lost)
     if as_json:
         print_json({"report": str(path), "lost": lost})

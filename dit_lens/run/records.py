@@ -72,6 +72,7 @@ class RunFolder:
         if folder.path.exists() and not folder.path.is_dir():
             raise BadInput(f"Cannot write a run to {folder.path}: it is a file. Name a folder with --out.")
         folder._refuse_newer_version()
+        folder._require_possible()
         present = sorted(entry.name for entry in folder.path.iterdir()) if folder.path.exists() else []
         if (folder.path / SPEC).exists():
             folder._refuse_another_spec(spec_text)
@@ -83,7 +84,8 @@ class RunFolder:
                 f"Cannot write a run to {folder.path}: it holds {len(present)} other file(s) "
                 f"({', '.join(present[:4])}) and no {SPEC}. Name a new or empty folder with --out."
             )
-        atomic_write(folder.path / SPEC, spec_text if spec_text.endswith("\n") else spec_text + "\n")
+        if not (resume and (folder.path / SPEC).exists()):
+            atomic_write(folder.path / SPEC, spec_text if spec_text.endswith("\n") else spec_text + "\n")
         return folder
 
     @contextmanager
@@ -122,6 +124,15 @@ class RunFolder:
             )
         _ = folder.record
         return folder
+
+    def _require_possible(self) -> None:
+        """Raise `BadInput` where no folder can be made at this path."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"Cannot make the folder {self.path}: {error.strerror or error}. Name another with --out."
+            ) from None
 
     def _refuse_newer_version(self) -> None:
         """Nothing that a newer version wrote is destroyed, whatever else lies beside it."""

@@ -33,6 +33,8 @@ class RunRecord(_Frozen):
     name: str
     title: str
     question: str = ""
+    spec_hash: str = ""
+    """The hash of the spec under which the run began; empty in a record of before there was one."""
     command: str
     status: Literal["running", "finished", "failed"] = "running"
     failure: str | None = None

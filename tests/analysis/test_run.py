@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,48 @@ def test_a_run_whose_record_is_broken_goes_on_with_a_word_about_it_and_no_other_
     with pytest.raises(BadInput, match=r"other weights.*--fresh"):
         run_analysis(spec, out, lens=dit_lens.load(pipeline), progress=False)
     assert (out / "run.json").read_text() == ""
+
+
+def test_a_spec_edited_in_its_folder_is_not_taken_for_that_of_the_run(
+    tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path
+) -> None:
+    # Why: the folder's spec was compared with itself, and the report told the new one of the old results.
+    out, spec = tmp_path / "run", {**SPEC, "sections": ["spectrum"], "samples": {"count": 0}}
+    run_analysis(spec, out, lens=tiny_sd3_lens, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(out)
+    began = RunFolder.read(out).record.spec_hash
+    assert began == read_spec(out / "spec.yaml").hash == read_spec(spec).hash
+    edited = (out / "spec.yaml").read_text(encoding="utf-8").replace("a large red", "a small blue")
+    (out / "spec.yaml").write_text(edited, encoding="utf-8")
+    before = files(out)
+    with pytest.raises(BadInput, match=r"edited after.*what differs: prompts\).*--fresh.*--out"):
+        run_analysis(out / "spec.yaml", out, lens=tiny_sd3_lens, progress=False)
+    assert files(out) == before
+    with pytest.warns(UserWarning, match=f"spec.yaml was edited after the run.*{began}") as warned:
+        write_report(out)
+    assert [each.filename for each in warned] == [__file__]
+    said: list[str] = []
+    write_report(out, warn=said.append)
+    assert len(said) == 1
+    run_analysis(out / "spec.yaml", out, lens=tiny_sd3_lens, progress=False, resume=False)
+    fresh = RunFolder.read(out)
+    assert fresh.record.prompts[0].startswith("a small blue") and fresh.record.spec_hash != began
+    assert any(each != before[name] for name, each in files(out).items() if name.startswith("statistics/"))
+
+
+def test_a_run_from_before_the_hash_was_kept_goes_on(tiny_sd3_lens: dit_lens.DiTLens, tmp_path: Path) -> None:
+    out, spec = tmp_path / "run", {**SPEC, "sections": ["spectrum"], "samples": {"count": 0}}
+    run_analysis(spec, out, lens=tiny_sd3_lens, progress=False)
+    record = json.loads((out / "run.json").read_text())
+    del record["spec_hash"]
+    (out / "run.json").write_text(json.dumps(record))
+    said: list[str] = []
+    write_report(out, warn=said.append)
+    run_analysis(spec, out, lens=tiny_sd3_lens, progress=False, say=said.append)
+    assert "Discovery: kept from the earlier run." in said and not any("edited" in line for line in said)
+    assert RunFolder.read(out).record.spec_hash == read_spec(spec).hash
 
 
 @pytest.mark.parametrize("resume", [True, False])

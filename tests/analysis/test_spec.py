@@ -49,6 +49,21 @@ def test_a_file_names_itself_and_its_prompts_lie_beside_it(tmp_path: Path) -> No
     assert spec.prompts == ("a star", "a circle")
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "title"),
+    [
+        ("my spec.yaml", "my-spec", "My spec"),
+        ("Größe (2).yaml", "Gro-e-2", "Größe (2)"),
+        ("图.yaml", "analysis", "图"),
+        ("figure_1.yaml", "figure_1", "Figure 1"),
+    ],
+)
+def test_any_file_name_gives_a_name(tmp_path: Path, file: str, name: str, title: str) -> None:
+    spec = read_spec(write(tmp_path, yaml.safe_dump(LEAST), file))
+    assert (spec.name, spec.title) == (name, title)
+    assert "name: must be letters" in refused({**LEAST, "name": "my spec"})
+
+
 def test_every_packaged_analysis_is_valid_and_runs_by_name() -> None:
     assert "massive_activations" in packaged()
     for name, path in packaged().items():

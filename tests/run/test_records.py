@@ -350,3 +350,9 @@ def test_records_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_place_where_no_folder_can_be_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"Cannot make the folder .*file/run: Not a directory.*--out"):
+        RunFolder.create(tmp_path / "file" / "run", "seeds: [0]")
