@@ -321,7 +321,7 @@ OPERATIONS: dict[str, type[Intervention]] = {
 def as_edit(given: Any) -> Intervention:
     """An edit as users give it: a value, its name, or its data.
 
-    Raises `BadInput` as `from_data`, and for a value whose class is no frozen dataclass.
+    Raises `BadInput` as `from_data`, and for a value whose class is no frozen dataclass or not registered.
 
     >>> as_edit("zero") == as_edit(Zero()) == as_edit({"op": "zero"})
     True
@@ -399,4 +399,4 @@ def _required(kind: type[Intervention]) -> list[str]:
 
 
 def _first_line(kind: type[Intervention]) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]
+    return (kind.__doc__ or "").strip().partition("\n")[0]

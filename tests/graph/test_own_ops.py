@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dit_lens as dl
 from dit_lens.errors import BadInput, RunFailure
-from dit_lens.graph.interventions import PARTS, as_edit
+from dit_lens.graph.interventions import OPERATIONS, PARTS, as_edit, json_schema
 from dit_lens.graph.operation import PartEdit
 from dit_lens.methods.arms import ArmEdit
 from dit_lens.methods.controls import controls
@@ -82,6 +82,67 @@ def test_an_op_that_is_no_frozen_dataclass_is_refused_at_every_door(door: Any, m
     with pytest.raises(BadInput) as refused:
         door(made(2.0))
     assert f"@dataclass(frozen=True) above class {made.__name__}" in str(refused.value)
+
+
+@dataclass(frozen=True)
+class Foreign(PartEdit):
+    op: ClassVar[str] = "foreign"
+
+    def _change(self, value: Tensor, material: Any) -> Tensor:
+        return value
+
+
+@dataclass(frozen=True)
+class Impostor(PartEdit):
+    """Negation, under the name of another edit."""
+
+    op: ClassVar[str] = "zero"
+
+    def _change(self, value: Tensor, material: Any) -> Tensor:
+        return -value
+
+
+@dataclass(frozen=True)
+class Inherited(dl.Zero):
+    """Without a name of its own."""
+
+
+@dataclass(frozen=True)
+class Nameless(PartEdit):
+    """Without any name."""
+
+    def _change(self, value: Tensor, material: Any) -> Tensor:
+        return value
+
+
+DOORS = [_graph, _controls, as_edit, lambda op: ArmEdit("temb", op)]
+
+
+@pytest.mark.parametrize("door", DOORS, ids=["graph", "controls", "as_edit", "ArmEdit"])
+@pytest.mark.parametrize("made", [Impostor, Inherited])
+def test_an_op_by_the_name_of_another_class_is_refused(door: Any, made: Any) -> None:
+    # Why: both are written down alike, so that a study gave one arm the cells of the other.
+    with pytest.raises(BadInput) as refused:
+        door(made())
+    said = str(refused.value)
+    assert "the op 'zero', which is registered to another class, dit_lens.graph.interventions.Zero" in said
+    assert f'OPERATIONS["<its op>"] = {made.__name__}' in said
+
+
+def test_an_op_must_be_registered_and_needs_no_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match=r'write OPERATIONS\["foreign"\] = Foreign below the class'):
+        as_edit(Foreign())
+    with pytest.raises(BadInput, match=r"op: ClassVar\[str\] = \"mine\", and write OPERATIONS"):
+        as_edit(Nameless())
+    made = Foreign()
+    Foreign.__doc__ = None
+    monkeypatch.setitem(OPERATIONS, "foreign", Foreign)
+    assert as_edit("foreign") == as_edit(made)
+    assert "foreign" in {each.get("title") for each in json_schema()["oneOf"]}
+    anew = type("Foreign", (Foreign,), {"__qualname__": "Foreign"})  # as a notebook's cell run twice makes it
+    monkeypatch.setitem(OPERATIONS, "foreign", anew)
+    with pytest.raises(BadInput, match="defined anew since this edit was made"):
+        as_edit(made)
 
 
 X = torch.arange(24.0).reshape(2, 3, 4)
