@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,26 @@ Values = npt.NDArray[np.floating[Any]]
 _OWN_SET = "Channels of your own become one by stats.select(chosen={4: [0, 34]}), where discover gives stats."
 
 
+class _ReadOnly(dict[int, tuple[int, ...]]):
+    """The channels of each block, as nobody may change it: the provenance would be another set's."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise BadInput(f"The channels of a channel set cannot be changed. {_OWN_SET}")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (dict(self),))
+
+
 class ChannelSet(BaseModel):
     """Channels chosen in each block of one stream; strongest first; a block may have none.
 
     Fields: `model` (its name), `statistic` and `selection` (how the channels were chosen), `stream`,
     `provenance` (prompts, seeds, sampling, fingerprint), `blocks` (block index → channel indices),
-    `schema_version` of its file. Frozen. The JSON of equal sets is equal byte for byte.
+    `schema_version` of its file. Frozen, `blocks` too, and hashable. The JSON of equal sets is equal byte for
+    byte.
 
     A `positional` value, and a field that is missing or does not fit, raises `BadInput`.
 
@@ -86,7 +100,17 @@ class ChannelSet(BaseModel):
                 raise ValueError(f"block {block} holds {list(channels)}: blocks and channels count from 0")
             if len(set(channels)) != len(channels):
                 raise ValueError(f"block {block} names a channel twice: {list(channels)}")
-        return {block: value[block] for block in sorted(value)}
+        return _ReadOnly({block: value[block] for block in sorted(value)})
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.statistic, self.stream, frozenset(self.blocks.items())))
+
+    if not TYPE_CHECKING:  # a checker knows that it is frozen
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "blocks":
+                raise BadInput(f"The channels of a channel set cannot be changed. {_OWN_SET}")
+            super().__setattr__(name, value)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,36 @@ def test_saving_and_loading_gives_the_same_set(tmp_path: Path) -> None:
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         a_set().model = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda chosen: chosen.blocks.__setitem__(1, (1, 2)),
+        lambda chosen: chosen.blocks.update({1: (1, 2)}),
+        lambda chosen: chosen.blocks.__ior__({1: (1, 2)}),
+        lambda chosen: chosen.blocks.setdefault(9, ()),
+        lambda chosen: chosen.blocks.pop(1),
+        lambda chosen: chosen.blocks.popitem(),
+        lambda chosen: chosen.blocks.clear(),
+        lambda chosen: chosen.blocks.__delitem__(1),
+        lambda chosen: setattr(chosen, "blocks", {1: (1, 2)}),
+    ],
+)
+def test_its_channels_cannot_be_exchanged_under_its_provenance(change: Callable[[ChannelSet], None]) -> None:
+    chosen = a_set()
+    with pytest.raises(BadInput, match=r"cannot be changed.*stats\.select\(chosen="):
+        change(chosen)
+    assert chosen == a_set() and chosen.blocks == {0: (7, 3), 1: (7, 5)}
+
+
+def test_equal_sets_hash_alike_and_copies_are_as_closed() -> None:
+    assert {a_set(), a_set({1: (7, 5), 0: (7, 3)})} == {a_set()}
+    assert len({a_set(), a_set({0: (3, 7), 1: (7, 5)})}) == 2
+    copy = deepcopy(a_set())
+    assert copy == a_set() and hash(copy) == hash(a_set())
+    with pytest.raises(BadInput):
+        copy.blocks[0] = ()
 
 
 def test_repr_shows_the_channels_and_says_when_there_are_none() -> None:
