@@ -243,6 +243,11 @@ class _Facts:
             with _naming(place):
                 here = op.at_block(point.block)
                 here.require(self._edited_shape(point), site)
+            if each.tokens == ():
+                raise BadInput(
+                    f"{place}.tokens: no token is addressed. Name at least one, or write all; a mask, with a "
+                    "truth value for every token, may hold none, and the edit then changes nothing."
+                )
             if op.ln_preserving and point.component not in ("resid_pre", "resid_post"):
                 raise BadInput(
                     f"{place}.op: ln_preserving keeps the statistics of a residual stream, and {point} is "

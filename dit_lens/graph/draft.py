@@ -30,7 +30,7 @@ class Draft:
     """
 
     def __init__(self, sampling: Mapping[str, Any]) -> None:
-        self._start(spec_from_data({"sampling": sampling}))
+        self._start(spec_from_data({"sampling": {key: plain_numbers(sampling[key]) for key in sampling}}))
 
     @classmethod
     def of(cls, spec: GraphSpec) -> Draft:
@@ -72,7 +72,8 @@ class Draft:
         name = free_name("trajectory", id, self._ids, "trajectories")
         if follows is not None:
             fields["follows"] = self.known(follows, f"{place}.follows")
-        self._add(self.trajectories, validated(TrajectorySpec, place, id=name, **fields))
+        plain = {key: plain_numbers(value) for key, value in fields.items()}
+        self._add(self.trajectories, validated(TrajectorySpec, place, id=name, **plain))
         self._ids.add(name)
         return TrajectoryRef(name, self.mark)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dit_lens.errors import BadInput
 from dit_lens.graph.spec import ChannelSetSpec, MaskSpec, plain_numbers, validated
 
 
@@ -26,11 +27,11 @@ class NamedSets:
         """Numbers, a name, a ChannelSet or {block: numbers}, as an edit's `channels`."""
         blocks = getattr(channels, "blocks", channels if isinstance(channels, Mapping) else None)
         if not isinstance(blocks, Mapping):
-            return "all" if channels is None else plain_numbers(channels)
+            return "all" if channels is None else _no_mask(plain_numbers(channels))
         made = validated(
             ChannelSetSpec,
             "channels",
-            blocks={block: list(chosen) for block, chosen in blocks.items()},
+            blocks={block: _no_mask(plain_numbers(list(chosen))) for block, chosen in blocks.items()},
             model=getattr(channels, "model", None),
             stream=getattr(channels, "stream", None),
         )
@@ -64,3 +65,13 @@ class NamedSets:
             self._names[key] = f"{prefix}-{len(table) + 1}"
             table[self._names[key]] = value
         return self._names[key]
+
+
+def _no_mask(channels: Any) -> Any:
+    """Channels as they are given; `BadInput` for a boolean mask, in one line rather than one per channel."""
+    if isinstance(channels, list) and channels and all(isinstance(each, bool) for each in channels):
+        raise BadInput(
+            f"channels is a mask of {len(channels)} times True or False; give the channels' numbers: "
+            "np.flatnonzero(mask)."
+        )
+    return channels

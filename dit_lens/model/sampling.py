@@ -55,12 +55,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("height", 1), ("width", 1), ("max_sequence_length", 0)):
-            value = getattr(self, name)
+            value = _plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadInput(f"sampling.{name} is {value!r}; it must be a whole number, at least {least}.")
         for name, most in MOST.items():
             if getattr(self, name) > most:
                 raise BadInput(f"sampling.{name} is {getattr(self, name)}; at most {most:,}.")
+        object.__setattr__(self, "guidance_scale", _plain(self.guidance_scale))
         if isinstance(self.guidance_scale, bool) or not isinstance(self.guidance_scale, int | float):
             raise BadInput(f"sampling.guidance_scale is {self.guidance_scale!r}; it must be a number.")
         if not 0 <= self.guidance_scale < float("inf"):
@@ -96,6 +98,11 @@ class Sampling:
     def branches(self) -> tuple[str, ...]:
         """Branches of one forward pass, in the order of their rows."""
         return BRANCHES if self.guided else ("cond",)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.number) else value
 
 
 @dataclass(frozen=True)

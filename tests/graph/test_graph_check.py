@@ -120,6 +120,8 @@ FAULTS = [
     (edited(channels=a_set(model=None), at="temb"), ["holds channels per block"]),
     (edited(channels={1: ()}), ["edits.0.channels: no channel is addressed"]),
     (edited(tokens=[16]), ["edits.0", "Token 16", "0 to 15"]),
+    (edited(tokens=[]), ["edits.0.tokens: no token is addressed", "write all"]),
+    (edited(tokens=np.array([], dtype=int)), ["edits.0.tokens: no token is addressed. Name at least one"]),
     (reading_no_token, ["reads.0.tokens: no token is read"]),
     (edited(tokens={"box": [0, 0, 5, 1]}), ["edits.0.tokens: box [0, 0, 5, 1]", "4 × 4 tokens"]),
     (edited(tokens={"box": [0, 0, 1, 1]}, at="blocks.1.resid_post.context"), ["has none"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import dit_lens as dl
@@ -64,3 +65,32 @@ def test_an_edit_names_what_is_wrong_in_one_line(changed: dict[str, object], sai
     arm = graph.trajectory(prompt="a star", seed=0)
     with pytest.raises(dl.BadInput, match=f"^{said}$"):
         graph.edit(arm, **{"at": "blocks.1.resid_post.image", "op": "zero", **changed})  # type: ignore[arg-type]
+
+
+def test_a_mask_of_channels_is_told_in_one_line_how_to_become_numbers() -> None:
+    mask = np.arange(128) == 60
+    graph = dl.InterventionGraph()
+    arm = graph.trajectory(prompt="a star", seed=0)
+    for channels in (mask, {1: mask}, mask.tolist()):
+        with pytest.raises(dl.BadInput, match=r"^channels is a mask of 128 .*np\.flatnonzero\(mask\)\.$"):
+            graph.edit(arm, at="blocks.1.resid_post.image", op="zero", channels=channels)
+    graph.edit(arm, at="blocks.1.resid_post.image", op="zero", channels=np.flatnonzero(mask))
+    assert graph.spec.edits[0].channels == (60,)
+
+
+def test_numbers_of_numpys_are_numbers(tiny_sd3_lens: dl.DiTLens) -> None:
+    sampling = tiny_sd3_lens.sampling(steps=np.int64(2), height=np.int32(16), guidance_scale=np.float32(3))
+    assert sampling == tiny_sd3_lens.sampling(steps=2, height=16, guidance_scale=3.0)
+    assert [type(each) for each in (sampling.steps, sampling.guidance_scale)] == [int, float]
+    made, plain = (
+        dl.InterventionGraph(sampling={"steps": steps, "guidance_scale": scale})
+        for steps, scale in ((np.int64(2), np.float64(3)), (2, 3.0))
+    )
+    made.trajectory(prompt="a star", seed=np.int64(3), steps=np.uint8(4))  # type: ignore[arg-type]
+    plain.trajectory(prompt="a star", seed=3, steps=4)
+    assert made.spec == plain.spec and made.to_yaml() == plain.to_yaml()
+    for wrong in ({"steps": np.True_}, {"steps": np.float64(2)}, {"guidance_scale": np.float32("nan")}):
+        with pytest.raises(dl.BadInput, match=f"sampling.{next(iter(wrong))} is "):
+            tiny_sd3_lens.sampling(**wrong)
+    with pytest.raises(dl.BadInput, match="seed"):
+        made.trajectory(prompt="a star", seed=np.float64(3))  # type: ignore[arg-type]
