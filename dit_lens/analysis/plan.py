@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.analysis.effects import EffectStudies, Study, naming, split
@@ -110,6 +112,7 @@ class Plan:
                 f"  images      {len(self.shown_prompts)} with token maps: {self.sample_forwards} forwards",
                 f"  statistics  {readable_bytes(self.statistics_bytes)}, whatever the number of samples",
                 *(_effects_line(study, plan) for study, plan in self.effects),
+                *_too_few([study for study, _ in self.effects]),
                 *(f"  {name:<11} {_one_line(plan)}" for name, plan in self.stages),
             ]
         )
@@ -124,6 +127,19 @@ def _effects_line(study: Study, plan: StudyPlan) -> str:
         f"{plan.arms_per_forward} arms, {plan.block_passes} block passes "
         f"({share:.2f} of those without reuse), {readable_bytes(plan.held_bytes)} held"
     )
+
+
+def _too_few(studies: Sequence[Study]) -> Iterator[str]:
+    """A line about the studies whose prompts are too few for any verdict: before they are paid for."""
+    from dit_lens.methods.questions import Judging
+    from dit_lens.methods.resampling import smallest_p
+
+    alpha = Judging().alpha
+    few = [each for each in studies if smallest_p(len(each.prompts)) > alpha]
+    if few:
+        least = next(n for n in count(1) if smallest_p(n) <= alpha)
+        named = ", ".join(f"{each.name} {len(each.prompts)}" for each in few)
+        yield f"  too few     no p-value can reach {alpha:g} on fewer than {least} prompts: {named}"
 
 
 def _one_line(plan: StagePlan) -> str:

@@ -80,6 +80,7 @@ def command(
 @contextmanager
 def _explained(hints: Hints) -> Iterator[None]:
     """Turn exceptions into a message on stderr and an exit status."""
+    _open_closed_streams()
     try:
         yield
         sys.stdout.flush()
@@ -120,6 +121,16 @@ def _explained(hints: Hints) -> Iterator[None]:
             "This is a defect in dit_lens, not in your input. `dit-lens --debug …` shows where it happened."
         )
         raise typer.Exit(1) from None
+
+
+def _open_closed_streams() -> None:
+    """Give what the caller closed (`>&-`) a place that swallows everything.
+
+    Python has None for it, and the next file that is opened would take its number.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

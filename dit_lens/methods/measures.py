@@ -179,7 +179,13 @@ class Measures:
         """Raise `BadInput` unless every metric makes sense for these prompts; reads no picture."""
         if any(name in (*READ_OFF, *MOVES) for name in self.names):
             for prompt in prompts:
-                asked_attributes(prompt)
+                try:
+                    asked_attributes(prompt)
+                except BadInput as error:
+                    raise BadInput(
+                        f"{error} Judge such prompts by metrics that read no attributes, in an analysis by "
+                        "--set 'effects.metrics=[ssim, alignment]' (likewise guidance.metrics)."
+                    ) from None
 
     def require_size(self, height: int, width: int) -> None:
         """Raise `BadInput` unless every metric can look at pictures of this size; reads none."""

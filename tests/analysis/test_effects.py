@@ -168,6 +168,18 @@ def test_the_plan_counts_the_passes_that_run(
     assert "final_map" in str(plan)
 
 
+def test_a_plan_says_where_no_verdict_is_possible(tiny_sd3_lens: dit_lens.DiTLens) -> None:
+    judged = [f"a {colour} star" for colour in ("red", "green", "blue", "yellow", "black", "purple")]
+    effects = {**SPEC["effects"], "prompts": judged}  # type: ignore[dict-item]
+    spec = {**SPEC, "sections": ["disruption", "final_map"], "effects": effects}
+    lines = str(plan_analysis(spec, lens=tiny_sd3_lens)).splitlines()
+    few = [line for line in lines if "too few" in line]
+    assert few == ["  too few     no p-value can reach 0.05 on fewer than 6 prompts: final_map 1"]
+    only = {**spec, "sections": ["disruption"]}
+    only["effects"] = {key: effects[key] for key in ("prompts", "seeds", "controls")}
+    assert "too few" not in str(plan_analysis(only, lens=tiny_sd3_lens))
+
+
 def test_prompts_are_split_where_none_are_held_out() -> None:
     spec = read_spec({**SPEC, "sections": ["disruption"], "effects": {"limit": 1}, "prompts": list("abcd")})
     chosen, judged = split(spec)

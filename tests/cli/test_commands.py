@@ -232,3 +232,15 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     )
     assert done.stdout == "{\n0\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_stdout_is_no_defect(closed: str) -> None:
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m dit_lens.cli list models {closed}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -104,7 +104,7 @@ def test_metrics_that_cannot_be_measured_are_refused(make_it, message) -> None:
 
 def test_prompts_outside_the_world_are_refused_where_attributes_are_read_and_nowhere_else() -> None:
     Measures(["psnr"]).require_prompts(["a cat"])
-    with pytest.raises(BadInput, match="'a cat' names no attribute"):
+    with pytest.raises(BadInput, match=r"'a cat' names no attribute.*'effects.metrics=\[ssim, alignment\]'"):
         everything().require_prompts(["a red star", "a cat"])
 
 

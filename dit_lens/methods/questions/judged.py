@@ -43,12 +43,18 @@ def metrics_for(
 
 
 def judged_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Those that get an answer, the primary one first.
+    """Those that get an answer, the primary one first; all where none of `PRIMARY` was measured.
+
+    Metrics without those were chosen by whoever asks, who wants to know of each.
 
     >>> judged_metrics(["psnr", "semantics", "ssim"])
     ('ssim', 'semantics')
+    >>> judged_metrics(["attribute.position", "attribute.colour"])
+    ('attribute.position', 'attribute.colour')
     """
-    primary = next((name for name in PRIMARY if name in metrics), metrics[0])
+    primary = next((name for name in PRIMARY if name in metrics), None)
+    if primary is None:
+        return tuple(metrics)
     return (primary, *(name for name in JUDGED if name in metrics and name != primary))
 
 

@@ -77,6 +77,18 @@ def test_the_table_agrees_with_itself_and_with_the_answers() -> None:
     assert "rank p-value among 5 random draws" in effect.note
 
 
+def test_metrics_that_were_chosen_without_a_primary_one_all_get_an_answer() -> None:
+    chosen = ("attribute.shape", "detail", "semantics")
+    for name, parts in (("disruption", 1), ("single_or_all", 2), ("dose", 2)):
+        answered = asked(QUESTIONS[name], massive_disrupts, metrics=chosen)
+        shown = chosen if name == "disruption" else chosen[1:]
+        assert [each.metric for each in answered.answers] == [m for m in shown for _ in range(parts)], name
+        assert [each.primary for each in answered.answers].count(True) == 1
+    both = ["attribute.position", "attribute.colour"]
+    answers = asked(QUESTIONS["disruption"], massive_disrupts, metrics=both).answers
+    assert [each.name for each in answers] == [f"disruption.{metric}" for metric in both]
+
+
 def test_prompts_that_a_draw_lacks_are_left_out_of_means_and_differences_alike() -> None:
     arms = QUESTIONS["disruption"].arms(a_setting())
     table = effects(arms, massive_disrupts, metrics=("ssim",))
