@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -82,7 +84,8 @@ def _explained(hints: Hints) -> Iterator[None]:
     """Turn exceptions into a message on stderr and an exit status."""
     _open_closed_streams()
     try:
-        yield
+        with _every_interrupt_arrives():
+            yield
         sys.stdout.flush()
     except typer.Exit:
         raise
@@ -121,6 +124,24 @@ def _explained(hints: Hints) -> Iterator[None]:
             "This is a defect in dit_lens, not in your input. `dit-lens --debug …` shows where it happened."
         )
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _every_interrupt_arrives() -> Iterator[None]:
+    """Repeat an interrupt that meets Python within a finalizer, where it would be printed and dropped."""
+    before = sys.unraisablehook
+
+    def again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _open_closed_streams() -> None:

@@ -244,3 +244,24 @@ def test_a_closed_stdout_is_no_defect(closed: str) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_interrupt_within_a_finalizer_is_not_dropped() -> None:
+    program = """
+import time
+from dit_lens.cli.frame import app, command
+
+class Finalised:
+    def __del__(self):
+        raise KeyboardInterrupt  # what Ctrl-C does there
+
+@command(app, "wait", "dit-lens wait")
+def wait() -> None:
+    Finalised()
+    time.sleep(60)
+
+app(["wait"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 130, done.stderr
+    assert "Interrupted." in done.stderr and "Traceback" not in done.stderr
