@@ -147,7 +147,9 @@ def test_a_source_like_the_target_leaves_it_bit_for_bit(tiny_lens, op):
     assert torch.equal(done[target].latents, done[source].latents)
 
 
-@pytest.mark.parametrize("tokens", [[], np.zeros((4, 4), bool), np.zeros(16, bool), "nowhere"], ids=repr)
+@pytest.mark.parametrize(
+    "tokens", [np.zeros((4, 4), bool), np.zeros(16, bool), "nowhere"], ids=["grid", "row", "named"]
+)
 @pytest.mark.parametrize(
     "op", [dl.Patch(), dl.Zero(), dl.Zero(ln_preserving=True), dl.Zero(part="mean")], ids=repr
 )
@@ -160,7 +162,7 @@ def test_an_empty_mask_leaves_the_target_bit_for_bit(tiny_lens, tokens, op):
         data = g.to_data() | {"masks": {"nowhere": {"tokens": []}}}
         g = dl.InterventionGraph.from_data(data)
     g.edit(target, at=AT, tokens=tokens, op=op, source=donor)
-    g.edit(target, at="blocks.2.attn_out.image", tokens=[], op="zero")
+    g.edit(target, at="blocks.2.attn_out.image", tokens=np.zeros(16, bool), op="zero")
     # As the edits of other trajectories do not touch it, nor does the batch.
     other = g.trajectory(prompt=TARGET, seed=3)
     g.edit(other, at=AT, op="zero", channels=[1])

@@ -36,8 +36,8 @@ def test_the_scorer_reads_every_attribute_of_fresh_held_out_scenes(reader):
 
 
 def test_the_generator_draws_what_held_out_captions_say(embedded_lens, reader, card):
-    captions = held_out_captions(24, seed=9)
-    images = embedded_lens.generate([s.caption for s in captions], batch_size=12, progress=False).images
+    captions = held_out_captions(16, seed=9)
+    images = embedded_lens.generate([s.caption for s in captions], batch_size=16, progress=False).images
     measured = picture_accuracy(reader, images, captions)["nearest_rendering"]
     assert measured["semantic_mean"] >= 0.90, measured
     # The card's numbers, measured on 200 captions, are the claim; this is a smaller sample of it.
