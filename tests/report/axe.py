@@ -13,7 +13,7 @@ from tests.report.browser import Visit
 
 AXE = Path(__file__).with_name("axe.min.js")
 UNFOLDED = "for (const each of document.querySelectorAll('details')) each.open = true"
-# What plotly draws inside a figure is one picture with a name; its thousands of nodes have no rules of their own.
+# What plotly draws inside a figure is one picture with a name; its thousands of nodes have no rules.
 RUN = "axe.run({ exclude: [['svg.main-svg']] }, { resultTypes: ['violations'], preload: false })"
 
 
