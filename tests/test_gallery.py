@@ -25,7 +25,7 @@ ANSWERS = {
     "A bias or a carrier": ("bias_or_carrier.carrier.alignment",),
     "One block costs detail": ("semantics_or_detail.both",),
     "Is one block enough": ("single_or_all.single.alignment", "single_or_all.all.alignment"),
-    "Do they outline": ("spatial.outline", "spatial.exclusive"),
+    "Do they outline": ("spatial.outline", "spatial.exclusive", "spatial.everywhere"),
     "Can they be carried": ("transport_text.margin", "transport_text.moved.position"),
 }
 """How a row of README's table begins, and the answers of results.json whose numbers it may quote; the first
