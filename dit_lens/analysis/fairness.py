@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
     from dit_lens.analysis.spec import AnalysisSpec
+
+Controls = TypeVar("Controls", bound=Mapping[Any, int])
 
 _OTHER_CHANNELS = ("low", "random", "random_rank_window", "energy_matched")
 
@@ -79,7 +83,7 @@ def useful(controls: Mapping[Any, int], sections: Iterable[str]) -> dict[str, in
     return {kind: draws for kind, draws in controls.items() if kind in used}
 
 
-def require_draws(controls: Mapping[Any, int]) -> None:
+def _require_draws(controls: Controls) -> Controls:
     """Raise ValueError for more than one draw of a kind that involves no chance."""
     for kind, draws in controls.items():
         if kind in WITHOUT_CHANCE and draws > 1:
@@ -87,3 +91,8 @@ def require_draws(controls: Mapping[Any, int]) -> None:
                 f"{draws} draws of {kind} were asked for, and nothing in it is drawn: there is one. "
                 f"Write {kind}: 1"
             )
+    return controls
+
+
+DrawsFit = AfterValidator(_require_draws)
+"""Of a spec's `controls`: one draw of what involves no chance."""

@@ -11,11 +11,10 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
-    field_validator,
     model_validator,
 )
 
-from dit_lens.analysis.fairness import require_draws
+from dit_lens.analysis.fairness import DrawsFit
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
@@ -64,6 +63,7 @@ class SpatialSpec(BaseModel):
             Annotated[StrictInt, Field(ge=1, le=1000)],
         ],
         Field(min_length=1),
+        DrawsFit,
     ] = Field(default_factory=_default_controls)
     """Which other channels are compared with, and how many draws of each."""
     draw_seed: Seed = 0
@@ -74,12 +74,6 @@ class SpatialSpec(BaseModel):
     """At most so many draws of each control there."""
     overlays: Annotated[StrictInt, Field(ge=0, le=32)] = 4
     """The report shows the masks of the first so many held-out prompts."""
-
-    @field_validator("controls")
-    @classmethod
-    def _one_of_what_is_not_drawn(cls, controls: dict[str, int]) -> dict[str, int]:
-        require_draws(controls)
-        return controls
 
     @model_validator(mode="after")
     def _no_repetition(self) -> SpatialSpec:

@@ -17,11 +17,10 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
-    field_validator,
     model_validator,
 )
 
-from dit_lens.analysis.fairness import require_draws, require_held_out_pairs, require_useful_controls
+from dit_lens.analysis.fairness import DrawsFit, require_held_out_pairs, require_useful_controls
 from dit_lens.analysis.model_spec import ModelSpec
 from dit_lens.analysis.spatial_spec import SpatialSpec
 from dit_lens.analysis.transport_spec import (
@@ -228,7 +227,7 @@ class EffectsSpec(_Spec):
     """Denoising steps that are edited, written as in `channels.steps`."""
     branch: Branch | Literal["both"] = "both"
     """Branch of classifier-free guidance that is edited."""
-    controls: dict[Control, Annotated[StrictInt, Field(ge=1, le=1000)]] = Field(
+    controls: Annotated[dict[Control, Annotated[StrictInt, Field(ge=1, le=1000)]], DrawsFit] = Field(
         default_factory=_default_controls
     )
     """What else an effect could come from, and how many draws of each. semantics_or_detail compares with the
@@ -263,12 +262,6 @@ class EffectsSpec(_Spec):
             if twice is not None:
                 raise ValueError(f"effects.{field} holds {twice!r} more than once; it would count double")
         return self
-
-    @field_validator("controls")
-    @classmethod
-    def _one_of_what_is_not_drawn(cls, controls: dict[Control, int]) -> dict[Control, int]:
-        require_draws(controls)
-        return controls
 
 
 class AnalysisSpec(_Spec):

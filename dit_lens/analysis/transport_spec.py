@@ -12,11 +12,10 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
-    field_validator,
     model_validator,
 )
 
-from dit_lens.analysis.fairness import require_draws
+from dit_lens.analysis.fairness import DrawsFit
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
@@ -72,7 +71,7 @@ class TransportSpec(_Spec):
     seeds: Seeds | None = None
     """Seeds of these runs; absent, those that judge effects. Seeds of a pair or picture are averaged."""
     controls: Annotated[
-        dict[ControlKind, Annotated[StrictInt, Field(ge=1, le=1000)]], Field(min_length=1)
+        dict[ControlKind, Annotated[StrictInt, Field(ge=1, le=1000)]], Field(min_length=1), DrawsFit
     ] = Field(default_factory=_default_controls)
     """Which other channels are compared with, and how many draws of each."""
     draw_seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
@@ -108,12 +107,6 @@ class TransportSpec(_Spec):
     """Parts of a channel that are carried alone: its token mean, or its spatial residual."""
     gallery: Annotated[StrictInt, Field(ge=0, le=16)] = 3
     """The report shows the pictures of the first so many pairs that differ most, and of as many pictures."""
-
-    @field_validator("controls")
-    @classmethod
-    def _one_of_what_is_not_drawn(cls, controls: dict[str, int]) -> dict[str, int]:
-        require_draws(controls)
-        return controls
 
     @property
     def implied(self) -> set[str]:

@@ -235,12 +235,9 @@ def subject(
 
 def tokens_of(mask: Mask, picture: Picture, say: Callable[[str], None] | None) -> Any:
     """The mask as tokens to carry; one that holds nothing or everything stands for the whole image."""
-    if not (mask.is_empty or mask.is_full):
-        return mask
-    if say is not None:
-        what = "no subject" if mask.is_empty else "nothing but subject"
-        say(f"{picture.shows or picture.unit}: {what} was found; the whole image is carried.")
-    return "all"
+    from dit_lens.methods.transport.subjects import mask_or_all
+
+    return mask_or_all(mask, picture.shows or picture.unit, "; the whole image is carried.", say)
 
 
 __all__ = ["FOLDER", "ORIGINS", "Paths", "Picture", "inversions", "rendered", "subject", "tokens_of"]

@@ -72,11 +72,19 @@ def tokens_between(
     if where == "all":
         return "all"
     mask = {"source": source, "target": target}.get(where) or source.union(target)
+    return mask_or_all(mask, name, f" ({where}); all tokens are carried.", say)
+
+
+def mask_or_all(mask: Mask, name: str, then: str, say: Callable[[str], None] | None) -> Any:
+    """The mask as tokens to carry; one that holds nothing or everything stands for "all", and `say` is told.
+
+    `name` says of what it is the mask, `then` ends the sentence.
+    """
     if not (mask.is_empty or mask.is_full):
         return mask
     if say is not None:
         what = "no subject" if mask.is_empty else "nothing but subject"
-        say(f"{name}: {what} was found ({where}); all tokens are carried.")
+        say(f"{name}: {what} was found{then}")
     return "all"
 
 
