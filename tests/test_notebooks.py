@@ -117,7 +117,7 @@ def test_it_runs_from_clean_and_gives_what_is_stored(path: Path) -> None:
     quick = copy.deepcopy(stored)
     for cell in code(quick):
         # What is stored was made with all of them; that it runs shows in fewer denoising steps, too.
-        cell.source = re.sub(r"^STEPS = [68]$", "STEPS = 4", cell.source, flags=re.MULTILINE)
+        cell.source = re.sub(r"^STEPS = .*$", "STEPS = 3", cell.source, flags=re.MULTILINE)
     fresh = BUILD.execute(quick)
     for before, after in zip(code(stored), code(fresh), strict=True):
         assert kinds(after) == kinds(before), f"{path.name}: {after.source}"

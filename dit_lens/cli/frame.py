@@ -130,10 +130,12 @@ def _explained(hints: Hints) -> Iterator[None]:
 def _every_interrupt_arrives() -> Iterator[None]:
     """Repeat an interrupt that meets Python within a finalizer, where it would be printed and dropped."""
     before = sys.unraisablehook
+    repeats: list[threading.Timer] = []
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            repeats.append(threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)))
+            repeats[-1].start()
         else:
             before(unraisable)
 
@@ -142,6 +144,9 @@ def _every_interrupt_arrives() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        for each in repeats:
+            # What it was meant for has ended: nobody would turn it into a message any more.
+            each.cancel()
 
 
 def _open_closed_streams() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def test_a_foreign_folder_is_not_overwritten(dit, spec: Path, tmp_path: Path) ->
 
 def interrupted(spec: Path, out: Path) -> tuple[int, str, str]:
     """Start a long run, press Ctrl-C once it is under way, and return (status, stdout, stderr)."""
-    program = [sys.executable, "-m", "dit_lens.cli", "run", str(spec), "--out", str(out)]
+    # `python -m` would end by the signal itself where it met source text that a library executes.
+    program = [shutil.which("dit-lens", path=sysconfig.get_path("scripts")), "run", spec, "--out", out]
     started = subprocess.Popen(
         [*program, "--set", "sampling.steps=5000"],
         stdout=subprocess.PIPE,

@@ -20,19 +20,27 @@ pytestmark = pytest.mark.browser
 def wide(browser: Any, report: Any) -> Iterator[Visit]:
     """The page at 1280 px, opened once: each test that asks for it looks at another part."""
     with visits(browser) as opening:
-        yield opening(report)
+        # Links lead to their places at once, as for readers who have asked for no motion.
+        yield opening(report, reduced_motion="reduce")
+
+
+@pytest.fixture(scope="module")
+def dark(browser: Any, report: Any) -> Iterator[Visit]:
+    """The page at 1280 px in dark mode, opened once."""
+    with visits(browser) as opening:
+        yield opening(report, mode="dark")
 
 
 @pytest.fixture(scope="module")
 def phone(browser: Any, report: Any) -> Iterator[Visit]:
     """The page at 390 px, opened once: each test that asks for it looks at another part."""
     with visits(browser) as opening:
-        yield opening(report, 390)
+        yield opening(report, 390, "dark")
 
 
-@pytest.mark.parametrize(("width", "mode"), [(1280, "light"), (390, "dark")])
-def test_it_opens_quietly_draws_every_figure_and_fits(visit, width, mode) -> None:
-    seen = visit(width, mode)
+@pytest.mark.parametrize("page", ["wide", "phone"])
+def test_it_opens_quietly_draws_every_figure_and_fits(page, request) -> None:
+    seen = request.getfixturevalue(page)
     assert seen.is_quiet()
     figures = seen.figures()
     assert len(figures) == 24
@@ -89,8 +97,7 @@ def colours(seen: Visit) -> tuple[str, str]:
     )
 
 
-def test_dark_mode_follows_the_system_and_the_button(wide, visit) -> None:
-    dark = visit(mode="dark")
+def test_dark_mode_follows_the_system_and_the_button(wide, dark) -> None:
     before = colours(wide)
     assert before[0] != colours(dark)[0]
     assert before[1] != colours(dark)[1], "figures change their ink as well"
@@ -124,8 +131,8 @@ def test_the_gallery_compares_an_edit_with_the_clean_image(wide) -> None:
     assert seen.console == []
 
 
-def test_the_gallery_is_used_by_keyboard_alone(visit) -> None:
-    seen = visit()
+def test_the_gallery_is_used_by_keyboard_alone(dark) -> None:
+    seen = dark
     group = seen.page.locator("#gallery .compare[data-group='0']")
     slider = group.locator("input[type=range]")
     slider.focus()
@@ -223,14 +230,15 @@ def test_a_figure_rearranges_itself_when_the_window_narrows(wide) -> None:
     seen.page.wait_for_function(f"({columns})() === 4")
 
 
-def test_it_prints_light_and_within_the_paper(visit, tmp_path) -> None:
-    seen = visit(mode="dark")
+def test_it_prints_light_and_within_the_paper(dark, tmp_path) -> None:
+    seen = dark
     printed = tmp_path / "report.pdf"
     seen.page.pdf(path=str(printed), format="A4")
     assert printed.stat().st_size > 50_000
     seen.page.emulate_media(media="print")
     assert colours(seen)[0] == "rgb(255, 255, 255)"
     assert not seen.page.locator("#theme").is_visible()
+    seen.page.emulate_media(media="screen")
 
 
 def test_the_keyboard_reaches_the_content_first_and_every_control(visit) -> None:
