@@ -75,7 +75,6 @@ class Panels:
                 }
                 for text in self.titles
             ],
-            "meta": {"arrangements": {"wide": wide, "narrow": narrow}},
         }
         for index in range(len(self.titles)):
             for letter, other, axis in (("x", "y", self.x), ("y", "x", self.y)):
@@ -84,6 +83,7 @@ class Panels:
                 layout[f"{letter}axis{_suffix(index)}"] = {**own, "anchor": f"{other}{_suffix(index)}"}
         for path, value in wide.items():
             _put(layout, path, value)
+        layout["meta"] = {"arrangements": {"wide": wide, "narrow": narrow}}
         # As a whole: plotly takes longer to check a layout that is set bit by bit.
         return go.Figure(layout=layout)
 
