@@ -50,6 +50,11 @@ def kinds(cell: Any) -> list[Any]:
     ]
 
 
+def in_few_steps(source: str) -> str:
+    """Fewer denoising steps than a reader takes: that the code runs does not depend on their number."""
+    return re.sub(r"^STEPS = .*$", "STEPS = 3", source, flags=re.MULTILINE)
+
+
 def names_used(source: str) -> tuple[set[str], set[str]]:
     """(`dl.…`, `dl.plots.…`) that some code asks for."""
     top, plots = set(), set()
@@ -116,8 +121,7 @@ def test_it_runs_from_clean_and_gives_what_is_stored(path: Path) -> None:
     stored = nbformat.read(path, as_version=4)
     quick = copy.deepcopy(stored)
     for cell in code(quick):
-        # What is stored was made with all of them; that it runs shows in fewer denoising steps, too.
-        cell.source = re.sub(r"^STEPS = .*$", "STEPS = 3", cell.source, flags=re.MULTILINE)
+        cell.source = in_few_steps(cell.source)
     fresh = BUILD.execute(quick)
     for before, after in zip(code(stored), code(fresh), strict=True):
         assert kinds(after) == kinds(before), f"{path.name}: {after.source}"
@@ -133,8 +137,7 @@ def test_your_own_model_runs_on_a_small_folder_as_it_stands(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     left: dict[str, Any] = {}
     for cell in code(nbformat.read(FOLDER / "05_your_own_model.ipynb", as_version=4)):
-        # Fewer steps than a reader takes: only time depends on their number.
-        exec(cell.source.replace("STEPS = 8 if EMBEDDED else 20", "STEPS = 3"), left)
+        exec(in_few_steps(cell.source), left)
     assert not left["EMBEDDED"] and left["lens"].name == "tiny-sd3"
     assert left["sampling"] == {"steps": 3, "height": 16, "width": 16}
     assert set(left["pictures"]) == {f"{arm} {n}" for arm in ("clean", "massive", "control") for n in (0, 1)}

@@ -265,3 +265,23 @@ app(["wait"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.returncode == 130, done.stderr
     assert "Interrupted." in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupt_within_a_finalizer_is_not_repeated_after_its_command() -> None:
+    program = """
+import time
+from dit_lens.cli.frame import app, command
+
+class Finalised:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+@command(app, "end", "dit-lens end")
+def end() -> None:
+    Finalised()
+
+app(["end"], standalone_mode=False)
+time.sleep(0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")

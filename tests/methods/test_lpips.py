@@ -107,7 +107,9 @@ def test_it_is_what_torchmetrics_computes(measured: Lpips) -> None:
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError) as error:
-        pytest.skip(f"torchvision does not import beside this torch ({error}); torchmetrics' LPIPS needs it")
+        pytest.skip(
+            reason=f"torchvision does not import beside this torch ({error}); torchmetrics' LPIPS needs it"
+        )
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     theirs = _NoTrainLpips(net="alex", pnet_rand=True)
