@@ -2,6 +2,7 @@
 # make test       set up .venv and Chromium, run every test
 # make check      lint, format and types; make format repairs the first two
 # make coverage   the tests again, and which lines none of them ran
+# make quantised  test weights in fp8 and int8 beside the packages that store them, in a folder of their own
 # make notebooks  execute the notebooks on the embedded model, store their outputs, write each as a page
 # make gallery    take the last demo's run into reports/shapes-sd3, which is committed
 # make build      sdist and wheel, in dist/
@@ -18,7 +19,7 @@ OUT     ?= reports/massive_activations
 GALLERY ?= reports/shapes-sd3
 DEMO    ?= analyses/massive_activations.yaml
 
-.PHONY: help demo test check format coverage notebooks gallery build browser clean
+.PHONY: help demo test check quantised format coverage notebooks gallery build browser clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,6 +62,16 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# In a folder of their own: imported, these packages write to stderr in every process, and some need a GPU.
+QUANTISED := build/quantised
+$(QUANTISED)/.done: constraints.txt | $(VENV)/.dev
+	@echo "Installing packages that quantise …"
+	@$(PIP) install -qq --no-deps -c constraints.txt --target $(QUANTISED) torchao optimum-quanto gguf bitsandbytes ninja
+	@touch $@
+
+quantised: $(QUANTISED)/.done
+	OMP_NUM_THREADS=1 PYTHONPATH=$(QUANTISED) $(VENV)/bin/python -m pytest tests/model/test_quantised.py $(ARGS)
 
 # Takes twice the time of `make test`: Python traces every line. Fails below the share that pyproject.toml names.
 coverage: $(VENV)/.dev browser

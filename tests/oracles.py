@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from dit_lens.graph.site import Material
+from dit_lens.model.sampling import denoise
 
 
 def pipeline_call(pipeline, prompts, seeds, *, steps, guidance, tokens=0, **more):
@@ -314,3 +315,23 @@ def edit_with_hooks(pipeline, graph, material=None, draw=None):
 
 def _as_tokens(point, tensor):
     return tensor.flatten(2).transpose(1, 2) if point.component == "velocity" else tensor
+
+
+def batching_changes_bits(lens):
+    """Whether rows of a plain forward have other last bits in company: so it is on most processors, not on
+    all.
+    """
+    batch = lens.prepare(["a red circle", "blue"], [0, 3], lens.sampling(steps=1, max_sequence_length=0))
+    transformer, seen = lens.pipeline.transformer, []
+
+    def forward(step, inputs):
+        together = transformer(**inputs, return_dict=False)[0]
+        for row in range(batch.rows):
+            of_row = [batch.branch_rows(branch).start + row for branch in batch.branches]
+            alone = {k: v if v is None else v[of_row] for k, v in inputs.items()}
+            seen.append(not torch.equal(transformer(**alone, return_dict=False)[0], together[of_row]))
+        return together
+
+    with torch.no_grad():
+        denoise(batch, forward)
+    return any(seen)

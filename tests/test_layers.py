@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pure
 PACKAGE = Path(dit_lens.__file__).parent
 
 # Every room may import these, and of the package they import the errors at most.
-BELOW = {"errors", "atomic", "inline_html", "paths", "plain_yaml"}
+BELOW = {"errors", "atomic", "inline_html", "notices", "paths", "plain_yaml", "words"}
 
 # A room may import itself and the rooms named for it.
 ALLOWED = {
@@ -27,7 +27,7 @@ ALLOWED = {
     "graph": BELOW | {"zoo", "model"},
     "run": BELOW | {"zoo", "model", "graph"},
     "methods": BELOW | {"zoo", "model", "graph", "run"},
-    "report": BELOW | {"run.records", "run.run_record", "methods.stats", "methods.answers"},
+    "report": BELOW | {"run.records", "run.run_record", "methods.stats", "methods.answers", "model.identity"},
     "analysis": BELOW | {"zoo", "model", "graph", "run", "methods", "report"},
     "cli": BELOW | {"zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }

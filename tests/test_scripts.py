@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -64,3 +65,14 @@ def test_it_ends_in_verdicts_with_numbers_and_a_figure(name, controls, tmp_path,
         assert re.match(r"Undecided: .*\d\.\d.*n = 2 prompts", sentence), sentence
     page = (tmp_path / figure).read_text(encoding="utf-8")
     assert figure == f"{name}.html" and "Plotly.newPlot" in page
+
+
+@pytest.mark.embedded
+def test_what_identities_cost_is_measured_side_by_side() -> None:
+    done = CliRunner().invoke(command("identity"), ["--turns", "1", "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["random, 38 blocks"]["tensors"] > 1000
+    for row in found.values():
+        assert row["check"] < row["opening"], (
+            "asking whether something changed costs less than reading it again"
+        )

@@ -20,15 +20,19 @@ import yaml
 from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, split
 from dit_lens.analysis.fairness import useful
 from dit_lens.analysis.plan import Plan, make_plan
+from dit_lens.analysis.prompts import as_received
 from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec, hash_of
 from dit_lens.analysis.stages import Asked, Found, stages
 from dit_lens.analysis.transport_spec import TEXT_ALONE
 from dit_lens.errors import BadInput
+from dit_lens.model.identity import RunIdentity
 from dit_lens.model.quantities import readable_time
 from dit_lens.plain_yaml import load_yaml
+from dit_lens.run.provenance import COMPUTING, package_versions
 from dit_lens.run.records import RECORD, SPEC, RunFolder
 from dit_lens.run.run_record import INTERRUPTED, RunRecord
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from dit_lens.methods.answers import Answer
@@ -48,6 +52,7 @@ Source = str | Path | Mapping[str, Any] | AnalysisSpec
 Say = Callable[[str], None]
 
 
+@known_words
 def run_analysis(
     source: Source,
     out: str | Path | None = None,
@@ -86,6 +91,7 @@ def run_analysis(
     say = say or _silent
     spec = read_spec(source, overrides)
     lens = lens or open_model(spec)
+    spec = as_received(spec, lens)
     plan = make_plan(spec, lens)
     folder = RunFolder.create(out or REPORTS / spec.name, spec_text(spec), resume=resume)
     with folder.held():
@@ -97,6 +103,7 @@ def run_analysis(
     return folder.path
 
 
+@known_words
 def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLens | None = None) -> Plan:
     """Check a spec against its model and say what it would cost; no forward pass, nothing written.
 
@@ -104,7 +111,8 @@ def plan_analysis(source: Source, *, overrides: Sequence[str] = (), lens: DiTLen
         BadInput: the spec is wrong or does not fit the model.
     """
     spec = read_spec(source, overrides)
-    return make_plan(spec, lens or open_model(spec))
+    lens = lens or open_model(spec)
+    return make_plan(as_received(spec, lens), lens)
 
 
 def write_report(run_dir: str | Path, *, say: Say | None = None, warn: Say | None = None) -> Path:
@@ -197,6 +205,7 @@ class _Run:
         self.plan, self.spec, self.lens = plan, plan.spec, lens
         self.folder, self.progress, self.say = folder, progress, say
         self.timings: dict[str, float] = {}
+        self.identity = lens.identity(plan.sampling).told("what a run folder keeps")
         if resume:
             self._take_over()
         else:
@@ -231,6 +240,7 @@ class _Run:
             spec_hash=spec.hash,
             model=lens.name,
             fingerprint=lens.fingerprint,
+            identity=self.identity,
             device=str(lens.device),
             dtype=str(lens.dtype).removeprefix("torch."),
             prompts=self.plan.prompts,
@@ -248,8 +258,12 @@ class _Run:
             self._take_over_without_record()
             self.say(f"Warning: {error} This run writes it anew, and keeps what the earlier one finished.")
             return
-        self._require_these_weights(earlier.model, earlier.fingerprint)
+        if earlier.identity is None:
+            self._begin_anew(earlier)
+            return
+        self._require_this_identity(earlier.model, earlier.identity)
         self._require_this_spec(earlier)
+        self._say_versions(earlier)
         state = {"finished": "a finished run", "failed": "an unfinished run"}.get(
             earlier.status, "a run that was cut off"
         )
@@ -263,16 +277,51 @@ class _Run:
         from dit_lens.methods.channels import ChannelStatistics
 
         place = self.folder.path / STATISTICS
-        if place.is_dir():
+        if not place.is_dir():
+            self._forget()
+        else:
             measured = ChannelStatistics.load(place).provenance
-            self._require_these_weights(measured["model"], measured["fingerprint"])
+            if "identity" not in measured:
+                self._forget()
+                return
+            self._require_this_identity(measured["model"], RunIdentity.model_validate(measured["identity"]))
 
-    def _require_these_weights(self, model: str, fingerprint: str) -> None:
-        if fingerprint != self.lens.fingerprint:
+    def _require_this_identity(self, model: str, earlier: RunIdentity) -> None:
+        found = earlier.differences(self.identity)
+        if found:
+            what = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in found.items())
+            weights = ", with other weights" if any(key.endswith(" weights") for key in found) else ""
             raise BadInput(
-                f"{self.folder.path} holds results of {model} with other weights (fingerprint "
-                f"{fingerprint[:12]}, now {self.lens.fingerprint[:12]}); mixing them would be wrong. "
-                "--fresh (resume=False in Python) replaces them; --out chooses another folder."
+                f"{self.folder.path} holds results of {model} in another state{weights}: {what}. Mixing them "
+                "would be wrong. --fresh (resume=False in Python) replaces them; --out chooses another "
+                "folder."
+            )
+
+    def _begin_anew(self, earlier: RunRecord) -> None:
+        """Leave out what a version of before identities measured: it may be that of another schedule or
+        adapter.
+        """
+        self.say(
+            f"{self.folder.path} holds a run of an earlier version of dit_lens, whose record does not say on "
+            "which "
+            "schedule, adapters and precision its numbers depend. Nothing of it is used: all is measured "
+            "anew, "
+            "in its place."
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        shutil.rmtree(self.folder.path / STATISTICS, ignore_errors=True)
+        self.folder.forget()
+
+    def _say_versions(self, earlier: RunRecord) -> None:
+        now = package_versions(COMPUTING)
+        changed = {name: (earlier.packages.get(name, "absent"), version) for name, version in now.items()}
+        moved = [f"{name} {was} → {is_}" for name, (was, is_) in changed.items() if was != is_]
+        if moved:
+            self.say(
+                f"Warning: {', '.join(moved)} since this run began. What is kept was computed by the earlier "
+                "version; --fresh computes all of it again."
             )
 
     def _require_this_spec(self, earlier: RunRecord) -> None:

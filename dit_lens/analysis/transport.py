@@ -11,7 +11,6 @@ from dit_lens.analysis.effects import naming
 from dit_lens.analysis.transport_shared import (
     CarryPictures,
     carry_measures,
-    cases_of,
     run_study_of,
     setting_of,
 )
@@ -43,7 +42,7 @@ def plan_text(asked: Asked) -> StudyPlan:
         plan = study.plan()
     if asked.spec.transport.tokens == "all":
         return plan
-    case = cases_of(study)[0]
+    case = study.cases[0]
     one = InterventionGraph(sampling=asdict(asked.sampling))
     one.trajectory(prompt=case.target, seed=case.seed, until="end")
     return plan.with_more(one.plan(asked.lens, sham=False), len(set(_runs(study))))
@@ -72,7 +71,7 @@ def run_text(asked: Asked, found: Found) -> tuple[Answer, ...]:
     study = text_study(asked, found.chosen)
     if spec.tokens != "all":
         study = text_study(asked, found.chosen, _masks(asked, found, study), found.say)
-    far = [case.unit for case in cases_of(study) if case.group == _widest(study)]
+    far = [case.unit for case in study.cases if case.group == _widest(study)]
     units = tuple(dict.fromkeys(far))[: spec.gallery]
     result = run_study_of(study, found, CarryPictures(found.folder, units, side="forward"), "from prompts")
     found.folder.write_table("transport_effects", result.effects)
@@ -103,7 +102,7 @@ def _require_image_tokens(asked: Asked) -> None:
 
 def _runs(study: CarryStudy) -> list[tuple[str, int]]:
     """(prompt, seed) of every target; every source is one in the other direction."""
-    return [(case.target, case.seed) for case in cases_of(study)]
+    return [(case.target, case.seed) for case in study.cases]
 
 
 def _masks(asked: Asked, found: Found, study: CarryStudy) -> Masks:
@@ -194,5 +193,5 @@ def _fair_for_k(spec: TransportSpec) -> str:
 def _widest(study: CarryStudy) -> str:
     from dit_lens.methods.transport.pairs import EVERYTHING
 
-    groups = [case.group for case in cases_of(study)]
+    groups = [case.group for case in study.cases]
     return EVERYTHING if EVERYTHING in groups else groups[0]

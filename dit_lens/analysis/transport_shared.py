@@ -69,7 +69,7 @@ def run_study_of(study: CarryStudy, found: Found, gallery: CarryPictures, what: 
     """Run what the folder does not hold of a study, and keep the pictures that the gallery wants."""
     from dit_lens.run.cells import CellStore
 
-    each = len(cases_of(study)[0].carries)
+    each = len(study.cases[0].carries)
     found.say(f"Carrying {what}: {len(study.bundles)} bundles, about {each} ways each.")
     result = study.run(
         CellStore(found.folder.path),
@@ -136,8 +136,3 @@ class CarryPictures:
             kind=KIND,
         )
         self.there.add(f"{file}.png")
-
-
-def cases_of(study: CarryStudy) -> list[Case]:
-    """All cases of a study."""
-    return [case for bundle in study.bundles for case in bundle]

@@ -13,6 +13,7 @@ from dit_lens.cli.frame import (
     command,
     print_json,
     print_path,
+    say,
     say_lost,
     stdout_kept_for_results,
 )
@@ -53,6 +54,8 @@ def compare(
     with stdout_kept_for_results():
         found = Comparison.of(run_a, run_b)
         place = atomic_write(out, render_comparison(found))
+    for key, (first, second) in found.of_models.items():
+        say(f"The models differ in {key}: {first} in {run_a}, {second} in {run_b}.")
     for run_dir, lost in zip((run_a, run_b), found.lost, strict=True):
         say_lost(run_dir, [f"{run_dir}: {each}" for each in lost])
     if as_json:

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import typer
 
 from dit_lens import __version__
 from dit_lens.errors import DitLensError
+from dit_lens.notices import Notice
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -84,7 +86,7 @@ def _explained(hints: Hints) -> Iterator[None]:
     """Turn exceptions into a message on stderr and an exit status."""
     _open_closed_streams()
     try:
-        with _every_interrupt_arrives():
+        with _every_interrupt_arrives(), _notices_as_lines():
             yield
         sys.stdout.flush()
     except typer.Exit:
@@ -124,6 +126,23 @@ def _explained(hints: Hints) -> Iterator[None]:
             "This is a defect in dit_lens, not in your input. `dit-lens --debug …` shows where it happened."
         )
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _notices_as_lines() -> Iterator[None]:
+    """Print what the package gives notice of as lines for the reader; other warnings stay Python's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, Notice):
+                say(f"Note: {message}")
+            else:
+                others(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dit_lens.graph.drawing import draw
 from dit_lens.graph.interventions import Intervention, Patch
 from dit_lens.graph.spec import GraphSpec, spec_from_data, spec_from_yaml
 from dit_lens.graph.trajectory_ref import TrajectoryRef
+from dit_lens.words import methods_know_words
 
 if TYPE_CHECKING:
     from dit_lens.graph.check import CheckedGraph
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
 
 
+@methods_know_words
 class InterventionGraph:
     """A declared experiment: trajectories, edits of them, patches between them, reads.
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.graph.site import EVERYTHING, NO_MATERIAL, Material, Site
+from dit_lens.words import require_known
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -48,6 +49,11 @@ class Intervention(ABC):
 
     needs_tokens: ClassVar[bool] = False
     """Whether the edit makes no sense where there are no tokens, whatever the part."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Intervention:
+        # Beside the constructor that a dataclass makes, so that every edit refuses a word in the same way.
+        require_known(cls.__name__, kwargs, (each.name for each in fields(cls) if each.init))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

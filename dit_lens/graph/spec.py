@@ -33,6 +33,7 @@ from pydantic import (
 from dit_lens.errors import BadInput, as_sentence, did_you_mean
 from dit_lens.graph.interventions import as_edit, json_schema
 from dit_lens.plain_yaml import load_yaml
+from dit_lens.words import shown
 
 SCHEMA_VERSION = 1
 
@@ -306,7 +307,7 @@ def _faults(error: ValidationError, place: str, kind: type[BaseModel] = GraphSpe
             said = each["msg"].replace("Input should", "it should").rstrip(".")
             for theirs, ours in _WORDS:
                 said = said.replace(theirs, ours)
-            yield f"{place}: {at}: {each['input']!r:.60} does not fit: {said}."
+            yield f"{place}: {at}: {shown(each['input'])} does not fit: {said}."
 
 
 def _path(loc: Sequence[int | str]) -> tuple[int | str, ...]:

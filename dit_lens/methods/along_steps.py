@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dit_lens.errors import BadInput
 from dit_lens.methods.metrics import step_distance
 from dit_lens.methods.pixels import as_array
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +92,7 @@ class Paths:
         return np.array([row.mean() for row in rows])
 
 
+@known_words
 def compare_trajectories(
     edited: Trajectory | TrajectoryResult, reference: Trajectory | TrajectoryResult
 ) -> pd.DataFrame:

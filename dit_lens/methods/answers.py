@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput
 from dit_lens.methods.stats import VERDICT_RULE, Effect, judge
-from dit_lens.methods.verdicts import Direction, Outcome
+from dit_lens.methods.verdicts import ALPHA, Direction, Outcome
 
 SCHEMA_VERSION = 1
 
@@ -71,7 +71,7 @@ class Joint:
         return tuple(e for e, o in zip(self.effects, self.outcomes, strict=True) if o == "supported")
 
 
-def judge_all(effects: Sequence[Effect], *, direction: Direction, alpha: float = 0.05) -> Joint:
+def judge_all(effects: Sequence[Effect], *, direction: Direction, alpha: float = ALPHA) -> Joint:
     """Judge a claim that every one of these effects must support, by `CLAIM_RULE`.
 
     Args:

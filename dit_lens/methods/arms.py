@@ -16,6 +16,7 @@ from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.energy import MatchedControl
 from dit_lens.graph.interventions import Intervention, as_edit
 from dit_lens.graph.site import indices
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,6 +197,7 @@ CLEAN = Arm("clean", "clean", ())
 """The unedited trajectory as an arm: what its own image scores."""
 
 
+@known_words
 def ablation_arm(
     name: str,
     family: str,
@@ -248,6 +250,7 @@ def ablation_arm(
     return Arm(name, family, (made,), **coordinates)
 
 
+@known_words
 def control_arm(control: Control, *, name: str | None = None, **options: Any) -> Arm:
     """A matched `control` as an arm; `options` are those of `ablation_arm`, `name` that of the control.
 

@@ -26,6 +26,8 @@ from dit_lens.methods.channel_sets import (
 )
 from dit_lens.methods.discovery_request import captions_of, distinct_seeds, rows_at_once, sampling_of
 from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.model.identity import RunIdentity
+from dit_lens.words import known_words, methods_know_words
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +43,7 @@ LOG_DEPTH = 16
 """Strongest channels logged per sample: stability can be asked for any k up to this (2 bytes per index)."""
 
 
+@methods_know_words
 @dataclass(frozen=True, repr=False)
 class ChannelStatistics:
     """Statistics of every channel, labelled by step, branch, block, stream and channel.
@@ -326,10 +329,17 @@ class ChannelStatistics:
         channels."""
         prompts = [str(prompt) for prompt in self.provenance.get("prompts", ())]
         digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-        rest = {key: value for key, value in self.provenance.items() if key not in ("prompts", "model")}
+        rest = {
+            key: value
+            for key, value in self.provenance.items()
+            if key not in ("prompts", "model", "identity")
+        }
+        if "identity" in self.provenance:
+            rest["identity"] = RunIdentity.model_validate(self.provenance["identity"]).digest
         return {**rest, "prompts": {"count": len(prompts), "sha256": digest}}
 
 
+@known_words
 def discover(
     lens: DiTLens,
     prompts: Sequence[str],
@@ -369,14 +379,19 @@ def discover(
     captions = captions_of(prompts)
     noise = distinct_seeds(seeds)
     require_k(top_k, lens.num_channels)
+    from dit_lens.methods.units import units
+
     chosen = sampling_of(lens, sampling)
     at_once = rows_at_once(lens, chosen, batch_size)
+    captions = units(lens, captions, chosen, judged=False)
 
     # Only these need torch; statistics that were saved can be read and drawn without it.
     from dit_lens.methods.channel_pass import ChannelPass, points_to_read
     from dit_lens.model.progress import ProgressBar
+    from dit_lens.run.cells import require_unchanged
     from dit_lens.run.runner import observe
 
+    identity = lens.identity(chosen)
     depth = min(lens.num_channels, max(LOG_DEPTH, top_k))
     reducer = ChannelPass(lens.num_channels, len(noise), depth)
     points = points_to_read(lens.hook_points)
@@ -393,6 +408,7 @@ def discover(
             # The last step ends at its last read, before it counts as a step.
             bar.advance()
             reducer.end()
+    require_unchanged(identity, lens.identity(chosen))
     provenance = {
         "model": lens.name,
         "fingerprint": lens.fingerprint,
@@ -402,6 +418,7 @@ def discover(
         "batch_size": at_once,
         "device": str(lens.device),
         "dtype": str(lens.dtype).removeprefix("torch."),
+        "identity": identity.model_dump(mode="json"),
     }
     cost = {"forwards": forwards, "samples": len(samples), "steps": chosen.steps}
     return ChannelStatistics(reducer.dataset(), provenance, top_k, cost, time.monotonic() - started)

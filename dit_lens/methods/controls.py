@@ -42,6 +42,7 @@ from dit_lens.graph.operation import require_value
 from dit_lens.methods.channel_labels import RANKED
 from dit_lens.methods.channel_sets import ChannelSet
 from dit_lens.methods.channels import ChannelStatistics
+from dit_lens.words import known_words
 
 KINDS = (
     "low", "random", "random_rank_window", "energy_matched",
@@ -78,6 +79,7 @@ class Control:
     op: Intervention
 
 
+@known_words
 def controls(
     massive: ChannelSet,
     stats: ChannelStatistics,

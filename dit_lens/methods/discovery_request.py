@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_lens.errors import BadInput
+from dit_lens.words import shown
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -20,14 +21,15 @@ def captions_of(prompts: Any) -> tuple[str, ...]:
     """The captions as a tuple. Raises `BadInput` for anything but a list of text."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence):
         raise BadInput(
-            f"prompts is {prompts!r}; discovery needs a list of captions, for example [{prompts!r}]."
+            f"prompts is {shown(prompts)}; discovery needs a list of captions, for example "
+            f"[{shown(prompts) if isinstance(prompts, str) else repr('a red circle')}]."
         )
     if not prompts:
         raise BadInput("prompts is empty; discovery needs at least one caption.")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise BadInput(
-                f"prompts[{i}] is {prompt!r}, a {type(prompt).__name__}; every prompt must be text."
+                f"prompts[{i}] is {shown(prompt)}, a {type(prompt).__name__}; every prompt must be text."
             )
     return tuple(prompts)
 

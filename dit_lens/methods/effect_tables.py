@@ -15,12 +15,14 @@ from dit_lens.methods.multiplicity import Correction, adjusted
 from dit_lens.methods.paired_effects import no_effect, paired_effect, rank_note
 from dit_lens.methods.resampling import RESAMPLES, IntervalMethod, rank_p
 from dit_lens.methods.verdicts import Direction, Effect
+from dit_lens.words import known_words
 
 Array = npt.NDArray[np.float64]
 Values = dict[tuple[str, Any], float]
 """{(prompt, seed): value} of one arm, metric and cell."""
 
 
+@known_words
 def compare(
     table: Any,
     *,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from dit_lens.methods.metrics import (
 )
 from dit_lens.methods.regions import region_change
 from dit_lens.methods.scorers import Scorer, score_images
+from dit_lens.words import known_words
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
@@ -169,11 +169,7 @@ class Measures:
             who = self.alignment
         elif name == "lpips":
             who = self.lpips
-        if who is None:
-            return ""
-        if id(who) not in _IDENTITIES:
-            _IDENTITIES[id(who)] = (who, _identity(who))
-        return f" {_IDENTITIES[id(who)][1]}"
+        return "" if who is None else f" {_identity(who)}"
 
     def require_prompts(self, prompts: Sequence[str]) -> None:
         """Raise `BadInput` unless every metric makes sense for these prompts; reads no picture."""
@@ -309,6 +305,7 @@ def rows_at_a_time(height: int, width: int) -> int:
     return max(1, _PIXELS // (height * width))
 
 
+@known_words
 def default_measures(
     lens: DiTLens,
     names: Sequence[str] | None = None,
@@ -366,19 +363,8 @@ def default_measures(
     return Measures(tuple(names), reader=reader, alignment=alignment, lpips=lpips)
 
 
-# Readers are few and live as long as the process; held beside their identity, an id cannot be used again.
-_IDENTITIES: dict[int, tuple[Any, str]] = {}
-
-
 def _identity(scorer: Any) -> str:
-    """Which scorer this is: its class, and the fingerprint of its weights where it has some."""
-    from torch import nn
+    """Which scorer this is, as it is now: its class and code, its settings, and what its models hold."""
+    from dit_lens.model.state import scorer_digest
 
-    from dit_lens.model.weights import fingerprint
-
-    name = f"{type(scorer).__module__}.{type(scorer).__qualname__}"
-    for holder in (scorer, getattr(scorer, "reader", None)):
-        model = getattr(holder, "model", None)
-        if isinstance(model, nn.Module):
-            return f"{name} {fingerprint(SimpleNamespace(components={'scorer': model}))[:16]}"
-    return name
+    return f"{type(scorer).__module__}.{type(scorer).__qualname__} {scorer_digest(scorer)[:16]}"

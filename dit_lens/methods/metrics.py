@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.frequency import CUTOFF, band_change
 from dit_lens.methods.pixels import as_array, pixel_pairs
+from dit_lens.words import known_words
 from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def require_ssim_window(height: int, width: int) -> None:
         )
 
 
+@known_words
 def compare_images(
     edited: Images, reference: Images, metrics: Sequence[str] = IMAGE_METRICS, *, cutoff: float = CUTOFF
 ) -> dict[str, Array]:

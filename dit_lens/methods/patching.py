@@ -23,6 +23,7 @@ from dit_lens.methods.arms import READOUTS, Arm, ablation_arm
 from dit_lens.methods.controls import Control
 from dit_lens.methods.map_cells import TREATMENT, EffectMap, MapCells, read_cells
 from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -166,6 +167,7 @@ def map_arms(
     return tuple(arms)
 
 
+@known_words
 def effect_map(
     lens: DiTLens,
     channels: Any,

@@ -18,7 +18,8 @@ from dit_lens.methods.paired_effects import counted
 from dit_lens.methods.study_groups import Group, graph_of, outcomes
 from dit_lens.methods.study_request import Request, Scan
 from dit_lens.methods.study_tables import OWN, study_table
-from dit_lens.run.cells import Cell, CellKey, CellStore, Measured
+from dit_lens.run.cells import Cell, CellKey, CellStore, Measured, require_unchanged, tell_older
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +139,7 @@ class StudyResult:
         )
 
 
+@known_words
 def plan_study(
     lens: DiTLens,
     arms: Sequence[Arm],
@@ -161,6 +163,7 @@ def plan_study(
     return _planned(request, scan, arms_per_forward)
 
 
+@known_words
 def run_study(
     lens: DiTLens,
     arms: Sequence[Arm],
@@ -218,7 +221,7 @@ def run_study(
     wants = _wanted_images(on_image, images)
     scan = request.scan(store, images if on_image is not None else None)
     plan = _planned(request, scan, arms_per_forward)
-    _tell(scan, plan, say)
+    _tell(scan, plan, store, say)
     cells = dict(scan.cells)
     # In block passes: forwards differ in length, and one graph may run for minutes.
     with ProgressBar(plan.block_passes, "running arms, in block passes", enabled=progress) as bar:
@@ -259,8 +262,9 @@ def run_study(
                     continue
                 sham = result.proof.sham_difference.get((member.prompt, member.seed)) if arm.edits else None
                 fresh.append(_cell(key, outcome.values, request, arm, sham, scan.outdated.get(key.address)))
+            require_unchanged(request.identity, lens.identity(request.sampling))
             if store is not None:
-                store.put(fresh)
+                store.put(fresh, request.identity)
             cells |= {cell.key.address: cell for cell in fresh}
     return StudyResult(
         effects=_effects(request, cells),
@@ -366,7 +370,9 @@ def _wanted_images(on_image: OnImage | None, images: WantsImage | None) -> Wants
     return everything if images is None else images
 
 
-def _tell(scan: Scan, plan: StudyPlan, say: Callable[[str], None]) -> None:
+def _tell(scan: Scan, plan: StudyPlan, store: CellStore | None, say: Callable[[str], None]) -> None:
+    if store is not None and plan.groups:
+        tell_older(store, say)
     if scan.damaged:
         say(
             f"{len(scan.damaged)} stored results are damaged and are computed again, with those of the same "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from dit_lens.graph.planner import make_plan
 from dit_lens.methods.arms import Arm, ArmEdit, require_distinct
 from dit_lens.methods.measures import WITH_A_MASK, Measures
 from dit_lens.methods.study_groups import Group, Member, graph_of, grouped
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, identity
+from dit_lens.methods.units import require_two, units
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dit_lens.model.identity import RunIdentity
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
     from dit_lens.run.material import MaterialRequest, MaterialSource
@@ -102,9 +104,12 @@ class Request:
         if not isinstance(sampling, Sampling):
             sampling = lens.sampling(**(sampling or {}))
         measures.require_size(sampling.height, sampling.width)
+        prompts = units(lens, prompts, sampling)
         found = dict(donors or {})
         if any(arm.draws_on_donor for arm in arms):
             _require_donors(found, prompts)
+            for prompt in prompts:
+                require_two(lens, found[prompt], prompt, sampling, what="donors")
         return cls(
             lens=lens,
             arms=arms,
@@ -117,6 +122,11 @@ class Request:
         )
 
     # ----------------------------------------------------------------------------------------- keys
+    @cached_property
+    def identity(self) -> RunIdentity:
+        """What all results depend on besides arm, prompt and seed, as it was when they were asked for."""
+        return self.lens.identity(self.sampling)
+
     @cached_property
     def _data(self) -> dict[str, str]:
         """Arm name → canonical text of what it does."""
@@ -141,16 +151,14 @@ class Request:
 
     @cached_property
     def _keys(self) -> dict[tuple[str, str, int], CellKey]:
-        sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
-        on: dict[str, Any] = identity(self.lens)
         keys = {}
         for arm in self.different:
             data, measured = arm.as_data(), self._material_of(arm)
             for prompt in self.prompts:
                 for seed in self.seeds:
                     keys[self._data[arm.name], prompt, seed] = CellKey(
-                        **on,
-                        sampling=sampling,
+                        identity=self.identity.digest,
+                        sampling=self.sampling.canonical,
                         arm=data,
                         prompt=prompt,
                         seed=seed,
@@ -196,7 +204,13 @@ class Request:
 
     # ---------------------------------------------------------------------------------------- known
     def scan(self, store: CellStore | None, images: Callable[[Arm, str, int], bool] | None) -> Scan:
-        """Look up every result; `images` says whose picture is wanted and not there."""
+        """Look up every result; `images` says whose picture is wanted and not there.
+
+        Raises:
+            BadInput: there is a store, and it cannot be told what the results depend on.
+        """
+        if store is not None:
+            self.identity.told("results in a store")
         cells: dict[str, Cell] = {}
         outdated: dict[str, Cell] = {}
         members: list[Member] = []

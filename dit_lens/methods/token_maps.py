@@ -11,6 +11,7 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import ChannelSet
 from dit_lens.model.hook_points import HookPoint, select_steps
+from dit_lens.words import known_words, shown
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ COLUMNS = (
 )
 
 
+@known_words
 def token_maps(
     lens: DiTLens,
     channels: ChannelSet | Mapping[int, Sequence[int]],
@@ -69,7 +71,7 @@ def token_maps(
     chosen_steps = select_steps(list(steps) if isinstance(steps, (tuple, range)) else steps, sampling.steps)
     branches = _branches(branch, sampling.branches)
     if isinstance(prompts, str) or not prompts:
-        raise BadInput(f"prompts is {prompts!r}; token maps need a list with at least one caption.")
+        raise BadInput(f"prompts is {shown(prompts)}; token maps need a list with at least one caption.")
     samples = [(index, prompt, seed) for index, prompt in enumerate(prompts) for seed in seeds]
     grid = lens.token_grid(sampling.height, sampling.width)
     points = [HookPoint("resid_post", block, "image") for block in wanted]

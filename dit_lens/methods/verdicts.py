@@ -9,9 +9,13 @@ from typing import Any, Literal
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.resampling import NO_SPREAD, smallest_p
+from dit_lens.words import known_words
 
 Outcome = Literal["supported", "not supported", "undecided"]
 Direction = Literal["greater", "less"]
+
+ALPHA = 0.05
+"""The p-value, after correction, at or below which a claim may be supported."""
 
 LARGE = 0.8
 """A large effect in standard deviations of the paired differences (Cohen 1988)."""
@@ -85,13 +89,14 @@ class Verdict:
     sentence: str
 
 
+@known_words
 def judge(
     effect: Effect,
     *,
     claim: str = "",
     direction: Direction = "greater",
     smallest: float | None = None,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> Verdict:
     """Decide by `VERDICT_RULE` whether an effect supports a claim.
 

@@ -104,6 +104,8 @@ def check(lens: DiTLens) -> CheckReport:
             (f"resuming at step {_STEPS // 2} is exact, {at}", partial(bench.resume, guidance)),
         ]
     checks += [
+        ("every activation is finite", bench.finite),
+        ("a row does not depend on the rows beside it", bench.company),
         ("an edit at each block changes the output", bench.edits),
         ("NaN in an activation is found", bench.not_a_number),
         ("no hook is left behind", bench.hooks),
@@ -292,6 +294,58 @@ class _Bench:
         path, middle = self.path(guidance), _STEPS // 2
         result = denoise(self.batch(guidance), self._plain, start=middle, latents=path[middle])
         return self.same(_finished(result), path[-1])
+
+    def finite(self) -> str:
+        """Where NaN or infinity begins: among embeddings, hook points in forward order, or pixels."""
+        batch = self.batch(_GUIDANCE[-1])
+        for what, embeds in (("prompt embeddings", batch.prompt_embeds), ("pooled", batch.pooled_embeds)):
+            require_finite(embeds, f"the text encoders' {what}")
+        step_now = 0
+
+        def touch(point: HookPoint, x: Tensor) -> None:
+            for branch in batch.branches:
+                rows = x[batch.branch_rows(branch)]
+                if not bool(torch.isfinite(rows).all()):
+                    bad = int((~torch.isfinite(rows)).sum())
+                    raise _Failed(
+                        f"{bad} of {rows.numel()} values are NaN or infinite from {point} on, at step "
+                        f"{step_now}, "
+                        f"branch {branch} ({rows.dtype}); everything before it is finite"
+                    )
+
+        def forward(step: int, inputs: Mapping[str, Any]) -> Tensor | None:
+            nonlocal step_now
+            step_now = step
+            return self.lens.traced.traced_forward(inputs, self.points, touch)
+
+        latents = _finished(denoise(batch, forward))
+        require_finite(latents, "the final latents")
+        pixels = self.lens.pipeline.vae.decode(
+            latents[:1].to(self.lens.pipeline.vae.dtype), return_dict=False
+        )[0]
+        require_finite(pixels, "the autoencoder's pixels")
+        return f"{len(self.points)} hook points in {batch.sampling.steps} steps, embeddings and pixels"
+
+    def company(self) -> str:
+        """One forward of two rows against two of one row: quantised activations may mix them."""
+        guidance = _GUIDANCE[0]
+        together: list[Tensor] = []
+        apart: list[Tensor] = []
+
+        def forward(step: int, inputs: Mapping[str, Any]) -> None:
+            together.append(self.lens.traced.forward(inputs))
+            for row in range(len(_PROMPTS)):
+                alone = {k: v[row : row + 1] if isinstance(v, Tensor) else v for k, v in inputs.items()}
+                apart.append(self.lens.traced.forward(alone))
+
+        denoise(self.batch(guidance), forward)
+        one, many = torch.cat(apart).float(), together[0].float()
+        require_finite(many, "the velocity")
+        largest, spread = float((one - many).abs().max()), float(many.std())
+        found = f"largest difference {largest:.3g}, spread {spread:.3g}"
+        if largest > _INEXACT_TOLERANCE * spread:
+            raise _Failed(f"{found}: what one edit does would depend on those beside it")
+        return found
 
     def edits(self) -> str:
         plain = self.one_forward((), lambda p, x: None)

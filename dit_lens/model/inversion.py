@@ -22,6 +22,7 @@ from dit_lens.model.given import GivenPath
 from dit_lens.model.memory import memory_explained
 from dit_lens.model.progress import ProgressBar
 from dit_lens.model.sampling import SampleBatch, Sampling, denoise, rows_of
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,7 @@ picture's and unit noise, between which they should lie."""
 # ------------------------------------------------------------------ pixels → latents
 
 
+@known_words
 @torch.no_grad()
 def encode(lens: DiTLens, pictures: Tensor | Sequence[Tensor]) -> Tensor:
     """Clean latents of pictures: [rows, C, h, w] in the autoencoder's dtype, on its device.
@@ -96,6 +98,7 @@ def _require_pixels(picture: Any) -> None:
 # ------------------------------------------------------------------ latents → a path through the noise levels
 
 
+@known_words
 def noised_path(
     lens: DiTLens,
     latents: Tensor,
@@ -153,6 +156,7 @@ class Inversion:
     """Rows sent through the transformer to undo, without those that sampled the reconstruction."""
 
 
+@known_words
 def inverted_path(
     lens: DiTLens,
     latents: Tensor,

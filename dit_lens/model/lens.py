@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +13,16 @@ from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model import sampling as _sampling
 from dit_lens.model.adapters import Geometry
 from dit_lens.model.hook_points import HookPoint, HookPoints
+from dit_lens.model.identity import RunIdentity
 from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.progress import ProgressBar
+from dit_lens.model.prompts import PromptTokens, tokens_of
 from dit_lens.model.sampling import SampleBatch, Sampling, Trajectory
+from dit_lens.model.state import PipelineState, Weights
 from dit_lens.model.traced import TracedTransformer
-from dit_lens.model.weights import fingerprint, parameter_count
+from dit_lens.model.weights import parameter_count
+from dit_lens.notices import notice
+from dit_lens.words import methods_know_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +38,7 @@ CPU_VALUES = 700_000
 MOST_ROWS = 64
 
 
+@methods_know_words
 class DiTLens:
     """A diffusion pipeline, its transformer open at named hook points. Made by `dit_lens.load`.
 
@@ -49,9 +54,11 @@ class DiTLens:
         pipeline: a `StableDiffusion3Pipeline`; it is used as it is and not changed.
         name: what reports call the model; by default the name it was loaded by.
         defaults: fields of `Sampling` that differ from the pipeline's own defaults.
+        weights: what has been read of the weights already, so that they are not read twice.
 
     Raises:
-        BadInput: a transformer of a family without an adapter, or a default out of range.
+        BadInput: a transformer of a family without an adapter, a step cache or another mode in which a lens
+            cannot measure it, or a default out of range.
 
     >>> lens = dl.load("shapes-sd3")
     >>> len(lens.hook_points), lens.token_grid()
@@ -61,9 +68,17 @@ class DiTLens:
     """
 
     def __init__(
-        self, pipeline: Any, *, name: str | None = None, defaults: Mapping[str, Any] | None = None
+        self,
+        pipeline: Any,
+        *,
+        name: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.state = PipelineState(pipeline, weights)
+        # Prompts that were looked at, with the length of T5's part: what is cut of them has been said.
+        self._read: set[tuple[str, int]] = set()
         self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
         self.traced = TracedTransformer(pipeline.transformer, pipeline)
         self.adapter = self.traced.adapter
@@ -95,10 +110,26 @@ class DiTLens:
         dtype: torch.dtype = self.pipeline.transformer.dtype
         return dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """sha256 that identifies the weights; see `dit_lens.model.weights.fingerprint`."""
-        return fingerprint(self.pipeline)
+        """sha256 that names the weights as they are now; see `dit_lens.model.weights.fingerprint`."""
+        return self.state.fingerprint
+
+    def identity(self, sampling: Sampling | None = None) -> RunIdentity:
+        """Everything on which the numbers of a run depend besides prompt, seed and edit, at this moment.
+
+        Weights of every part, adapters and their scales, processors, hooks, tokenizers, the schedule as it
+        will run under `sampling` (the model's default unless given), dtypes, torch's precision switches and
+        the kind of device. Stored results are addressed by its `digest`. Costs about a millisecond where
+        nothing changed since it was asked for last.
+
+        Raises:
+            BadInput: something was switched on with which a lens cannot measure, such as a step cache.
+
+        >>> lens.identity().entries["device"], len(lens.identity().digest)
+        ('cpu', 64)
+        """
+        return self.state.identity(sampling or self.defaults)
 
     def token_grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """(rows, columns) of image tokens at `height` × `width` pixels; by default the default size.
@@ -138,7 +169,10 @@ class DiTLens:
         >>> lens.sampling(steps=8)
         Sampling(steps=8, guidance_scale=4.5, height=48, width=48, max_sequence_length=0, negative_prompt='')
         """
-        return self.defaults.overridden(overrides)
+        found = self.defaults.overridden(overrides)
+        if overrides.get("negative_prompt"):
+            self._tell_ignored(found)
+        return found
 
     def prepare(
         self,
@@ -160,6 +194,38 @@ class DiTLens:
         """
         rows, row_seeds = _sampling.rows_of(prompts, seeds)
         return self.prepare_rows(rows, row_seeds, sampling)
+
+    def read_prompts(
+        self, prompts: Sequence[str], sampling: Sampling | None = None
+    ) -> tuple[PromptTokens, ...]:
+        """What of each prompt reaches the model: tokens of every text encoder, and words that are cut.
+
+        `prompts` are captions; `sampling` says how long T5's part is, the model's default unless given. Words
+        that are cut are given notice of, once per prompt.
+
+        >>> lens.read_prompts(["a red circle"])[0].cut
+        ()
+        """
+        sampling = sampling or self.defaults
+        with self.lock:
+            read = tokens_of(self.pipeline, prompts, sampling)
+        self._tell_cut(read, sampling)
+        return read
+
+    def _tell_cut(self, read: Sequence[PromptTokens], sampling: Sampling) -> None:
+        fresh = [each for each in read if (each.prompt, sampling.max_sequence_length) not in self._read]
+        self._read |= {(each.prompt, sampling.max_sequence_length) for each in fresh}
+        cut = [each for each in fresh if each.cut]
+        if cut:
+            more = f" So are {len(cut) - 3} more prompts." if len(cut) > 3 else ""
+            notice(" ".join(each.cut_in_words() for each in cut[:3]) + more)
+
+    def _tell_ignored(self, sampling: Sampling) -> None:
+        if sampling.negative_prompt and not sampling.guided:
+            notice(
+                f"The negative prompt {sampling.negative_prompt!r} is ignored: guidance runs above a scale "
+                f"of 1, and guidance_scale is {sampling.guidance_scale:g}."
+            )
 
     def prepare_rows(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling | None = None
@@ -183,6 +249,11 @@ class DiTLens:
         sampling = sampling or self.defaults
         self._token_grid(sampling)
         self.traced.require_unchanged()
+        self.state.current()
+        texts = dict.fromkeys([*prompts, *([sampling.negative_prompt] if sampling.guided else [])])
+        unread = [text for text in texts if (text, sampling.max_sequence_length) not in self._read]
+        if unread:
+            self.read_prompts(unread, sampling)
         with self.lock, memory_explained(self._work(len(prompts), sampling)):
             return _sampling.prepare(self.pipeline, prompts, seeds, sampling)
 

@@ -18,6 +18,7 @@ from dit_lens.errors import BadInput, RunFailure, did_you_mean
 from dit_lens.model.adapters import known_transformers
 from dit_lens.model.hub import hub_explained, hub_file
 from dit_lens.paths import named_path
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ _OFFLOADS = ("model", "sequential")
 _T5_PARTS = ("text_encoder_3", "tokenizer_3")
 
 
+@known_words
 def load(
     source: Any,
     *,
@@ -118,21 +120,23 @@ def _open(
 ) -> DiTLens:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.memory import memory_explained
-    from dit_lens.model.weights import fingerprint, require_finite_weights
+    from dit_lens.model.state import weigh_parts
+    from dit_lens.model.structure import require_supported
+    from dit_lens.model.weights import modules_of
 
-    if check_weights:
-        require_finite_weights(pipeline, name)
+    require_supported(modules_of(pipeline))
     # Before offloading, which can leave weights on the meta device.
-    print_of_weights = fingerprint(pipeline)
+    try:
+        weights = weigh_parts(modules_of(pipeline), finite=check_weights)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from None
     for part in ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         module = getattr(pipeline, part, None)
         if module is not None:
             module.eval()
     with memory_explained(f"moving {name} to {device}"):
         _place(pipeline, device, offload)
-    lens = DiTLens(pipeline, name=name, defaults=defaults)
-    lens.__dict__["fingerprint"] = print_of_weights
-    return lens
+    return DiTLens(pipeline, name=name, defaults=defaults, weights=weights)
 
 
 def _place(pipeline: Any, device: torch.device | None, offload: str | None) -> None:
@@ -222,7 +226,8 @@ def _object_name(source: Any) -> str:
         )
     if kind not in known or not hasattr(source, "encode_prompt"):
         hint = (
-            f"{PIPELINE_CLASS}.from_pipe(pipeline) may convert it."
+            f"Its transformer is a {kind}, which no adapter knows: no conversion makes it one that a lens "
+            "opens."
             if transformer is not None
             else "Pass the whole pipeline, not one of its parts."
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dit_lens.errors import BadInput
 from dit_lens.model.given import GivenPath
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -69,6 +70,7 @@ def matched(
     return latents[before] + share * (latents[after] - latents[before])
 
 
+@known_words
 def matched_path(
     lens: DiTLens, run: Trajectory, *, sampling: Sampling | None = None, rule: str = "nearest"
 ) -> tuple[GivenPath, ...]:

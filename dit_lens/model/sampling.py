@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.model.hook_points import BRANCHES
+from dit_lens.words import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,6 +89,16 @@ class Sampling:
                     f"Sampling has no {name!r}. It has {', '.join(known)}.{did_you_mean(name, known)}"
                 )
         return Sampling(**{**known, **{k: v for k, v in overrides.items() if v is not None}})
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """The fields as plain data, equal for samplings that are carried out alike.
+
+        >>> Sampling(20, 1, 48, 48, 0, "blurred").canonical["negative_prompt"]       # guidance 1 ignores it
+        ''
+        """
+        negative = self.negative_prompt if self.guided else ""
+        return {**asdict(self), "guidance_scale": float(self.guidance_scale), "negative_prompt": negative}
 
     @property
     def guided(self) -> bool:
@@ -220,7 +231,9 @@ def rows_of(
     """
     for name, given, example in (("prompts", prompts, '"a red circle"'), ("seeds", seeds, "0")):
         if not isinstance(given, Iterable) and not (name == "seeds" and hasattr(given, "__index__")):
-            raise BadInput(f"{name} is {given!r}; give one, or a list, such as {name}=[{example}].")
+            raise BadInput(f"{name} is {shown(given)}; give one, or a list, such as {name}=[{example}].")
+    if hasattr(prompts, "shape"):
+        raise BadInput(f"prompts is {shown(prompts)}; prompts are text here, not embeddings.")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     if not prompts:
@@ -229,7 +242,7 @@ def rows_of(
         raise BadInput("No seeds were given; a run needs at least one, for example seeds=[0].")
     for prompt in prompts:
         if not isinstance(prompt, str):
-            raise BadInput(f"Prompt {prompt!r} is not text.")
+            raise BadInput(f"Prompt {shown(prompt)} is not text.")
     for seed in seeds:
         if not hasattr(seed, "__index__") or isinstance(seed, bool) or not 0 <= int(seed) < 2**63:
             raise BadInput(f"Seed {seed!r} is no whole number from 0 to 2⁶³ − 1.")
@@ -247,8 +260,8 @@ def prepare(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], samplin
         BadInput: the size does not suit the model, or its scheduler is not deterministic flow-matching Euler.
     """
     require_size(pipeline, sampling)
-    _check_scheduler(pipeline.scheduler)
     device = pipeline._execution_device
+    scheduler = schedule(pipeline, sampling, device)
     embeds, negative, pooled, negative_pooled = pipeline.encode_prompt(
         prompt=list(prompts),
         prompt_2=None,
@@ -267,7 +280,6 @@ def prepare(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], samplin
         device,
         [torch.Generator().manual_seed(seed) for seed in seeds],
     )
-    scheduler = _scheduled(pipeline, sampling.steps, latents, device)
     return SampleBatch(
         prompts=tuple(prompts),
         seeds=tuple(seeds),
@@ -311,24 +323,29 @@ def _check_scheduler(scheduler: Any) -> None:
         )
 
 
-def _scheduled(pipeline: Any, steps: int, latents: Tensor, device: torch.device) -> Any:
-    """A copy of the pipeline's scheduler, set to this many steps the way the pipeline sets its own."""
+def schedule(pipeline: Any, sampling: Sampling, device: torch.device) -> Any:
+    """A copy of the pipeline's scheduler, set for a sampling the way the pipeline sets its own.
+
+    Raises:
+        BadInput: the scheduler is not deterministic flow-matching Euler.
+    """
     from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 
+    _check_scheduler(pipeline.scheduler)
     scheduler = copy.deepcopy(pipeline.scheduler)
     config = scheduler.config
     if not config.get("use_dynamic_shifting", None):
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(sampling.steps, device=device)
         return scheduler
-    patch = pipeline.transformer.config.patch_size
+    token = pipeline.vae_scale_factor * pipeline.transformer.config.patch_size
     mu = calculate_shift(
-        (latents.shape[-2] // patch) * (latents.shape[-1] // patch),
+        (sampling.height // token) * (sampling.width // token),
         config.get("base_image_seq_len", 256),
         config.get("max_image_seq_len", 4096),
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.16),
     )
-    scheduler.set_timesteps(steps, device=device, mu=mu)
+    scheduler.set_timesteps(sampling.steps, device=device, mu=mu)
     return scheduler
 
 

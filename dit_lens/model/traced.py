@@ -269,6 +269,22 @@ def _hook_once(module: nn.Module) -> None:
         own["forward"] = inner if isinstance(inner, Controller) else Controller(module, own[STATE])
 
 
+def own_forward(module: nn.Module) -> Any:
+    """The forward that somebody put on this very module; None where its class's runs. nnsight's does not
+    count.
+    """
+    own = module.__dict__
+    forward, state = own.get("forward"), own.get(STATE)
+    if state is None or not isinstance(forward, Controller):
+        return own.get("_old_forward", forward)
+    before = state.original
+    if before is type(module).forward:
+        return None
+    # nnsight holds a forward that is bound to the module in a function of its own.
+    cells = before.__closure__ if before.__module__ == Controller.__module__ else None
+    return before if not cells else cells[0].cell_contents
+
+
 def _hook_of(module: nn.Module) -> type | None:
     """The kind of accelerate hook on a module. Not the hook: offloading makes a new one after each run."""
     hook = module.__dict__.get("_hf_hook")

@@ -16,6 +16,7 @@ from typing import Any
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, judge_all
 from dit_lens.methods.stats import Effect
+from dit_lens.model.identity import RunIdentity
 from dit_lens.plain_yaml import load_yaml
 from dit_lens.report.damage import losses
 from dit_lens.report.section import RunView
@@ -224,7 +225,20 @@ class Comparison:
     @property
     def same_weights(self) -> bool:
         """Whether both runs opened the same weights."""
-        return self.a.record.fingerprint == self.b.record.fingerprint
+        first, second = (view.record.identity for view in (self.a, self.b))
+        if first is None or second is None:
+            # A record of an earlier version knows a sample of them.
+            return self.a.record.fingerprint == self.b.record.fingerprint
+        return not any(key.endswith(" weights") for key in first.differences(second))
+
+    @cached_property
+    def of_models(self) -> dict[str, tuple[str, str]]:
+        """What differs in the state of the models → (first run, second): schedule, adapters, precision, …
+
+        Empty where a record of an earlier version does not say.
+        """
+        first, second = (view.record.identity for view in (self.a, self.b))
+        return {} if first is None or second is None else first.differences(second)
 
     # -- pictures
     @cached_property
@@ -284,6 +298,7 @@ class Comparison:
                 for one in self.overlaps
             ],
             "same_weights": self.same_weights,
+            "model": [{"key": key, "a": a, "b": b} for key, (a, b) in self.of_models.items()],
             "lost": dict(zip("ab", map(list, self.lost), strict=True)),
             "spec": [{"key": one.what, "a": one.a, "b": one.b} for one in self.of_specs],
             "versions": [{"key": one.what, "a": one.a, "b": one.b} for one in self.of_versions],
@@ -351,6 +366,12 @@ def _value(value: Any, other: Any) -> str:
     )
 
 
+def _shown(identity: RunIdentity) -> dict[str, str]:
+    """An identity's entries, without those that a record says in words of its own."""
+    entries = {**identity.entries, **identity.about}
+    return {key: value for key, value in entries.items() if key not in ("device", "dtype")}
+
+
 def _provenance(view: RunView) -> dict[str, str]:
     record = view.record
     git = record.git
@@ -359,6 +380,7 @@ def _provenance(view: RunView) -> dict[str, str]:
         "title": record.title,
         "model": record.model,
         "fingerprint": record.fingerprint,
+        **({} if record.identity is None else _shown(record.identity)),
         "device": f"{record.device}, {record.dtype}",
         "prompts that choose": f"{len(prompts)}",
         "seeds": ", ".join(map(str, record.seeds)) or "none",

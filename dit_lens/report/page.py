@@ -184,6 +184,7 @@ def _provenance(run: RunView) -> list[tuple[str, str]]:
         *((f"… {stage}", f"{number(seconds)} s") for stage, seconds in record.timings.items()),
         ("model", f"{record.model}, fingerprint {record.fingerprint}"),
         ("device", f"{record.device}, {record.dtype}"),
+        *(identity.shown if (identity := record.identity) is not None else ()),
         ("seeds", ", ".join(map(str, record.seeds)) or "none"),
         ("prompts", f"{len(record.prompts)}" if record.prompts else "not recorded"),
         *((f"sampling: {key}", str(value)) for key, value in record.sampling.items()),

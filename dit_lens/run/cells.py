@@ -16,23 +16,22 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure
+from dit_lens.model.identity import RunIdentity, digest_of
 
-if TYPE_CHECKING:
-    from dit_lens.model.lens import DiTLens
+SCHEMA_VERSION = 2
+"""Of cells and their addresses. Version 1 knew the weights by a sample and not the schedule, so that a result
+could be taken for another's; its cells stay where they are and are never read."""
 
-SCHEMA_VERSION = 1
-
-CELLS, JOURNAL = "cells", "journal"
+CELLS, JOURNAL, IDENTITIES, SCHEMA = "cells", "journal", "identities", "schema.json"
 
 MEANING = 1
 """Counted up when the same declared edits come to give other numbers: older results are then unknown."""
@@ -45,36 +44,28 @@ class _Frozen(BaseModel):
 class CellKey(_Frozen):
     """Everything that determines a cell's result.
 
-    `model` is the weights' fingerprint, `device` the kind of machine, `arm` what `Arm.as_data()` gives,
-    `donor` the prompt that the arm draws on, `material` a hash of what was measured for its edits, `meaning`
-    the version of what edits do. Names and purposes of arms are no part.
+    `identity` is the digest of `DiTLens.identity`, `arm` what `Arm.as_data()` gives, `donor` the prompt that
+    the arm draws on, `material` a hash of what was measured for its edits, `meaning` the version of what
+    edits do. Names and purposes of arms are no part.
 
-    >>> key = CellKey(model="00", dtype="float32", sampling={}, arm={"edits": []}, prompt="a", seed=0)
+    >>> key = CellKey(identity="00", sampling={}, arm={"edits": []}, prompt="a", seed=0)
     >>> len(key.address)
     64
     """
 
-    model: str
-    dtype: str
+    identity: str
     sampling: dict[str, JsonValue]
     arm: dict[str, JsonValue]
     prompt: str
     seed: int
     donor: str | None = None
     material: str | None = None
-    device: str = "cpu"
     meaning: int = MEANING
 
     @cached_property
     def address(self) -> str:
         """sha256 of the canonical JSON, 64 hex digits."""
-        return _digest(self.model_dump(mode="json"))
-
-
-def identity(lens: DiTLens) -> dict[str, str]:
-    """The fields of a key that say on what a result was computed; ask once, diffusers searches for them."""
-    dtype = str(lens.dtype).removeprefix("torch.")
-    return {"model": lens.fingerprint, "device": lens.device.type, "dtype": dtype}
+        return digest_of(self.model_dump(mode="json"))
 
 
 class Measured(_Frozen):
@@ -124,6 +115,26 @@ class Damaged:
         return f"{self.file}: {self.reason}"
 
 
+def require_unchanged(before: RunIdentity, now: RunIdentity) -> None:
+    """Raise RunFailure if what results were asked of is no longer what they were computed on."""
+    found = before.differences(now)
+    if found:
+        what = "; ".join(f"{key} ({a} → {b})" for key, (a, b) in found.items())
+        raise RunFailure(
+            f"The model changed while it ran: {what}. What was measured meanwhile was not stored; run again."
+        )
+
+
+def tell_older(store: CellStore, say: Callable[[str], None]) -> None:
+    """Say that a store holds results whose addresses say too little to be used, if it does."""
+    if store.older:
+        say(
+            f"{store.folder} holds {store.older} results of an earlier version of dit_lens, which did not "
+            "record the "
+            "schedule, adapters or precision they depend on. They stay where they are and are not used."
+        )
+
+
 class CellStore:
     """Cells in a folder, `cells/<2 hex>/<address>.json`; opening it finishes what an earlier run began.
 
@@ -134,7 +145,7 @@ class CellStore:
         BadInput: the folder is a file. RunFailure: it cannot be written.
 
     >>> import tempfile
-    >>> key = CellKey(model="00", dtype="float32", sampling={}, arm={}, prompt="a", seed=0)
+    >>> key = CellKey(identity="00", sampling={}, arm={}, prompt="a", seed=0)
     >>> with tempfile.TemporaryDirectory() as place:
     ...     store = CellStore(place)
     ...     store.put([Cell(key=key, metrics={"ssim": Measured.of("ssim/1", 0.5)})])
@@ -147,6 +158,15 @@ class CellStore:
         if self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"{self.folder} is a file; cells are kept in a folder. Name another place.")
         self._finish_journal()
+
+    @property
+    def older(self) -> int:
+        """How many results an earlier version of dit_lens left here, under addresses that say too little to
+        be used.
+
+        0 once something was stored by this version.
+        """
+        return 0 if (self.folder / IDENTITIES / SCHEMA).exists() else len(self)
 
     def __repr__(self) -> str:
         return f"CellStore({str(self.folder)!r})"
@@ -178,20 +198,34 @@ class CellStore:
             return Damaged(str(place.relative_to(self.folder)), str(error))
         return cell
 
-    def put(self, cells: Sequence[Cell]) -> None:
+    def put(self, cells: Sequence[Cell], identity: RunIdentity | None = None) -> None:
         """Store cells that were computed together: all of them or, if the process dies, none.
+
+        `identity` is the one that their keys name by its digest; it is kept beside them, for whoever asks
+        what a result was computed on.
 
         Raises:
             RunFailure: the disk is full, or the folder cannot be written.
         """
         if not cells:
             return
+        if not (self.folder / IDENTITIES / SCHEMA).exists():
+            atomic_write(
+                self.folder / IDENTITIES / SCHEMA, json.dumps({"schema_version": SCHEMA_VERSION}) + "\n"
+            )
+        if identity is not None and not self._identity_file(identity.digest).exists():
+            about = {"digest": identity.digest, **identity.model_dump(mode="json")}
+            text = json.dumps(about, ensure_ascii=False, indent=1) + "\n"
+            atomic_write(self._identity_file(identity.digest), text)
         texts = {str(self.path(cell.key).relative_to(self.folder)): _text(cell) for cell in cells}
-        body = json.dumps({"cells": texts, "checksum": _digest(texts)}, ensure_ascii=False)
+        body = json.dumps({"cells": texts, "checksum": digest_of(texts)}, ensure_ascii=False)
         name = hashlib.sha256(body.encode()).hexdigest()[:32]
         entry = atomic_write(self.folder / JOURNAL / f"{name}.json", body)
         self._copy(texts)
         entry.unlink(missing_ok=True)
+
+    def _identity_file(self, digest: str) -> Path:
+        return self.folder / IDENTITIES / f"{digest[:16]}.json"
 
     def _copy(self, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
@@ -211,8 +245,9 @@ class CellStore:
 
     def _finish_journal(self) -> None:
         journal = self.folder / JOURNAL
-        for left in journal.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        for place in (journal, self.folder / IDENTITIES):
+            for left in place.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
         for entry in sorted(journal.glob("*.json")):
             texts = _journal(entry)
             if texts is not None:
@@ -225,7 +260,7 @@ def _journal(entry: Path) -> dict[str, str] | None:
     try:
         body = json.loads(entry.read_text(encoding="utf-8"))
         texts = body["cells"]
-        if body["checksum"] != _digest(texts):
+        if body["checksum"] != digest_of(texts):
             return None
         # An entry may be somebody else's: it must not write outside the store.
         good = all(
@@ -239,7 +274,7 @@ def _journal(entry: Path) -> dict[str, str] | None:
 
 def _text(cell: Cell) -> str:
     body = cell.model_dump(mode="json")
-    return json.dumps({**body, "checksum": _digest(body)}, ensure_ascii=False) + "\n"
+    return json.dumps({**body, "checksum": digest_of(body)}, ensure_ascii=False) + "\n"
 
 
 def _cell(text: str) -> Cell:
@@ -253,16 +288,10 @@ def _cell(text: str) -> Cell:
     version = body.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ValueError(f"it has schema_version {version}, and this dit_lens reads up to {SCHEMA_VERSION}")
-    if body.pop("checksum", None) != _digest(body):
+    if body.pop("checksum", None) != digest_of(body):
         raise ValueError("its checksum does not fit its content")
     try:
         return Cell.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def _digest(value: Any) -> str:
-    """sha256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()

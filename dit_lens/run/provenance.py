@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+COMPUTING = ("torch", "diffusers", "transformers", "nnsight")
+"""Packages whose version can change a number."""
+
 PACKAGES = (
     "dit-lens",
-    "torch",
-    "diffusers",
-    "transformers",
-    "nnsight",
+    *COMPUTING,
     "numpy",
     "xarray",
     "pandas",

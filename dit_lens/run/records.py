@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SPEC, RECORD, CHANNELS, REPORT = "spec.yaml", "run.json", "channels.json", "report.html"
 TABLES, IMAGES, IMAGE_INDEX = "tables", "images", "index.json"
-RESULTS, CELLS = "results.json", ("cells", "journal")
+RESULTS, CELLS = "results.json", ("cells", "journal", "identities")
 LOCK = ".lock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -160,10 +160,16 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove an earlier run's files, and only those: a reader's own notes in the folder stay."""
-        for name in (RECORD, CHANNELS, RESULTS, REPORT):
-            (self.path / name).unlink(missing_ok=True)
         for name in CELLS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what an earlier run concluded, and not its cells, which are found by what they were computed
+        on.
+        """
+        for name in (RECORD, CHANNELS, RESULTS, REPORT):
+            (self.path / name).unlink(missing_ok=True)
         for stale in (*self.path.glob(f"{TABLES}/*.parquet"), *self.path.glob(f"{IMAGES}/*.png")):
             stale.unlink()
         (self.path / IMAGES / IMAGE_INDEX).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from dit_lens.model.identity import RunIdentity
 from dit_lens.run.provenance import GitState, command_line, git_state, now, package_versions
 
 SCHEMA_VERSION = 1
@@ -44,6 +45,8 @@ class RunRecord(_Frozen):
     fingerprint: str
     device: str
     dtype: str
+    identity: RunIdentity | None = None
+    """What its numbers depend on; None in a record of before there was one."""
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     sampling: dict[str, JsonValue] = Field(default_factory=dict)

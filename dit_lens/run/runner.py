@@ -25,6 +25,7 @@ from dit_lens.run.executor import Limits, UnitRun
 from dit_lens.run.material import Materials, MaterialSource
 from dit_lens.run.own_runs import own_paths
 from dit_lens.run.result import Proof, Result, TrajectoryResult
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,6 +63,7 @@ class Observation:
     latents: Tensor | None
 
 
+@known_words
 def observe(
     lens: DiTLens,
     batch: SampleBatch,
@@ -160,6 +162,7 @@ def _where(each: tuple[int, str, HookPoint]) -> str:
     return f"step {step}, branch {branch}, {point}"
 
 
+@known_words
 def run(
     lens: DiTLens,
     graph: InterventionGraph | Plan,

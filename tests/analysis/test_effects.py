@@ -102,6 +102,7 @@ def test_a_second_run_computes_nothing_and_a_fresh_one_the_same(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the transformer ran")
 
+    forbidden.lens_identity = ""  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
     run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False)
     assert (run.path / "results.json").read_bytes() == results
@@ -158,6 +159,7 @@ def test_the_plan_counts_the_passes_that_run(
             rows += kwargs["hidden_states"].shape[0]  # type: ignore[attr-defined]
             return _forward(*args, **kwargs)  # type: ignore[operator]
 
+        counted.lens_identity = ""  # type: ignore[attr-defined]
         monkeypatch.setattr(block.attn, "forward", counted)
     run_analysis(spec, tmp_path / "run", lens=tiny_sd3_lens, progress=False)
     discovery = plan.samples * 2 * tiny_sd3_lens.num_blocks * 2
@@ -228,6 +230,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs_or_is_written(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the transformer ran")
 
+    forbidden.lens_identity = ""  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
     overrides = [f"effects.{part}" if i else part for i, part in enumerate(override.split(" effects."))]
     with pytest.raises(BadInput) as caught:

@@ -67,6 +67,7 @@ def test_no_picture_is_worth_a_forward(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the transformer ran")
 
+    forbidden.lens_identity = ""  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
     run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False)
     assert run.images() == ()

@@ -95,6 +95,7 @@ def test_resuming_recomputes_nothing_that_is_there(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the transformer ran")
 
+    forbidden.lens_identity = ""  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", forbidden)
     run_analysis(SPEC, run.path, lens=tiny_sd3_lens, progress=False, say=said.append)
     assert any("holds a finished run of this spec" in line for line in said)
@@ -289,6 +290,7 @@ def test_the_plan_counts_the_forwards_that_run(
         count += 1
         return forward(*args, **kwargs)
 
+    counted.lens_identity = ""  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny_sd3_lens.pipeline.transformer, "forward", counted)
     run_analysis(SPEC, tmp_path / "run", overrides=["batch_size=3"], lens=tiny_sd3_lens, progress=False)
     assert count == plan.forwards + plan.sample_forwards

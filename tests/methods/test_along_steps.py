@@ -141,7 +141,12 @@ def test_runs_of_a_graph_part_where_their_edit_starts_as_they_do_by_hand(tiny_sd
 def test_the_drift_takes_no_forward_and_leaves_other_results_as_they_are(tiny_sd3_lens, tmp_path) -> None:
     passes = []
     transformer = tiny_sd3_lens.pipeline.transformer
-    handle = transformer.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def count(*_):
+        passes.append(1)
+
+    count.lens_identity = ""  # it only watches: a hook that does not say so is refused beside a store
+    handle = transformer.register_forward_pre_hook(count)
     try:
         store = CellStore(tmp_path)
         without = study(tiny_sd3_lens, ["latent"], store)

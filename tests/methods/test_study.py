@@ -21,7 +21,7 @@ from dit_lens.methods.metrics import psnr, step_distance
 from dit_lens.methods.study import plan_study, run_study
 from dit_lens.run.cells import CellStore
 from dit_lens.zoo.nearest import NearestRendering
-from tests.oracles import pipeline_call
+from tests.oracles import batching_changes_bits, pipeline_call
 
 pytestmark = pytest.mark.tiny
 
@@ -224,7 +224,8 @@ def test_two_prompts_that_are_each_other_s_donor_share_their_unedited_runs(lens,
     both = pd.concat([each.effects for each in apart])
     merged = found.effects.merge(both, on=["arm", "prompt", "seed", "metric"], validate="1:1")
     assert len(merged) == len(found.effects)
-    np.testing.assert_allclose(merged.value_x, merged.value_y, rtol=1e-3)
+    # Distances near 0 are told apart to what rows of other batches differ by.
+    np.testing.assert_allclose(merged.value_x, merged.value_y, rtol=1e-3, atol=1e-6)
 
 
 def test_the_donor_is_part_of_what_identifies_a_result_and_only_where_it_is_drawn_on(lens, tmp_path) -> None:
@@ -325,21 +326,21 @@ def tampered(place):
 
 
 def newer(place):
-    from dit_lens.run.cells import _digest
+    from dit_lens.model.identity import digest_of
 
     body = json.loads(place.read_text())
     body.pop("checksum")
     body["schema_version"] = 7
-    place.write_text(json.dumps({**body, "checksum": _digest(body)}))
+    place.write_text(json.dumps({**body, "checksum": digest_of(body)}))
 
 
 def foreign(place):
-    from dit_lens.run.cells import _digest
+    from dit_lens.model.identity import digest_of
 
     body = json.loads(place.read_text())
     body.pop("checksum")
-    body["key"]["model"] = "0" * 64
-    place.write_text(json.dumps({**body, "checksum": _digest(body)}))
+    body["key"]["identity"] = "0" * 64
+    place.write_text(json.dumps({**body, "checksum": digest_of(body)}))
 
 
 @pytest.mark.parametrize("damage", [truncated, tampered, newer, foreign], ids=lambda d: d.__name__)
@@ -506,7 +507,9 @@ def test_the_sham_says_what_batching_changes(lens) -> None:
     assert list(found.sham.columns) == ["prompt", "seed", "max_abs_difference"]
     assert (found.sham.prompt[0], found.sham.seed[0]) == (PROMPTS[0], 0)
     assert len(found.sham) == 4
-    assert 0 < found.sham.max_abs_difference.max() < 1e-4
+    assert found.sham.max_abs_difference.max() < 1e-4
+    # On some processors rows beside a row leave its bits alone.
+    assert found.sham.max_abs_difference.max() > 0 or not batching_changes_bits(lens)
     assert len(run(lens, [CLEAN]).sham) == 0
 
 

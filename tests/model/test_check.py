@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dit_lens
+from dit_lens.errors import RunFailure
 from dit_lens.model.hook_points import HookPoint
 
 pytestmark = pytest.mark.tiny
@@ -123,3 +124,15 @@ def test_the_pipelines_progress_bar_setting_is_restored(tiny_sd3_lens):
 def test_the_embedded_model_passes(embedded_lens):
     report = embedded_lens.check()
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd3.5"])
+def test_the_check_says_where_a_value_that_is_not_finite_begins(make_pipeline, kind) -> None:
+    pipeline = make_pipeline(kind)
+    pipeline.transformer.transformer_blocks[2].ff.net[2].bias.data[5] = float("inf")
+    lens = dit_lens.load(pipeline, check_weights=False)
+    with pytest.raises(RunFailure, match=r"`lens.check\(\)` says where it begins"):
+        lens.generate("blue", 0, steps=2, max_sequence_length=0, progress=False)
+    (found,) = [entry for entry in lens.check().checks if entry.name == "every activation is finite"]
+    assert not found.ok
+    assert "from blocks.2.mlp_out.image on, at step 0, branch uncond" in found.detail

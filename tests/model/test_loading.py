@@ -382,3 +382,37 @@ def test_a_hub_model_runs_the_same_code_as_a_folder(monkeypatch, saved, tiny_sd3
 def test_what_cannot_be_a_path_is_no_defect_of_ours(source):
     with pytest.raises(BadInput, match="cannot be opened as a path"):
         dit_lens.load(source)
+
+
+def test_a_pipeline_of_another_family_is_refused_without_a_hint_that_fails(tiny_sd3_pipeline) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    parts = tiny_sd3_pipeline
+    transformer = FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    flux = FluxPipeline(
+        FlowMatchEulerDiscreteScheduler(),
+        parts.vae,
+        parts.text_encoder,
+        parts.tokenizer,
+        None,
+        None,
+        transformer,
+    )
+    with pytest.raises(BadInput, match="FluxPipeline") as refused:
+        dit_lens.load(flux)
+    assert "from_pipe" not in str(refused.value) and "FluxTransformer2DModel" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGPipeline"])
+def test_a_hint_that_is_given_works(make_pipeline, name) -> None:
+    import diffusers
+
+    parts = make_pipeline("sd3").components
+    kind = getattr(diffusers, name)
+    other = kind(**{key: value for key, value in parts.items() if key in kind.__init__.__code__.co_varnames})
+    with pytest.raises(BadInput, match=r"StableDiffusion3Pipeline\.from_pipe\(pipeline\)"):
+        dit_lens.load(other)
+    assert dit_lens.load(diffusers.StableDiffusion3Pipeline.from_pipe(other)).check().ok

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dit_lens.graph.interventions import Intervention, Zero
 from dit_lens.methods.resampling import RESAMPLES
+from dit_lens.methods.verdicts import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ class Setting:
 class Judging:
     """How effects are resampled and judged; the defaults are what a published verdict uses."""
 
-    alpha: float = 0.05
+    alpha: float = ALPHA
     confidence: float = 0.95
     resamples: int = RESAMPLES
     seed: int = 0

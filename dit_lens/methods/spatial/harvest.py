@@ -12,6 +12,7 @@ from dit_lens.methods.spatial.clustering import Clustering, segmentation
 from dit_lens.methods.spatial.families import ChannelFamily, as_families
 from dit_lens.methods.spatial.masks import Grid, Mask
 from dit_lens.model.hook_points import HookPoint, parse_blocks, select_steps
+from dit_lens.words import known_words, shown
 
 if TYPE_CHECKING:
     import torch
@@ -240,6 +241,7 @@ def segment_samples(
                 yield SegmentedSample(prompt, seed, masks[row], picture if pictures else None)
 
 
+@known_words
 def segment_prompt(
     lens: DiTLens,
     channels: Any,
@@ -274,7 +276,7 @@ def segment_prompt(
     ((48, 48), True)
     """
     if not isinstance(prompt, str):
-        raise BadInput(f"prompt is {prompt!r}; give one caption. spatial_study takes many.")
+        raise BadInput(f"prompt is {shown(prompt)}; give one caption. spatial_study takes many.")
     plan = plan_harvest(
         lens,
         {"massive": channels},

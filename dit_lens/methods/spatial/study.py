@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.discovery_request import sampling_of
 from dit_lens.methods.spatial.clustering import Clustering
 from dit_lens.methods.spatial.harvest import Harvest, SegmentedSample, plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import overlap
 from dit_lens.methods.spatial.truth import PICTURE, Subject, Truth, as_truth
+from dit_lens.methods.units import units
+from dit_lens.words import known_words
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -27,6 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@known_words
 def spatial_study(
     lens: DiTLens,
     families: Any,
@@ -73,6 +77,9 @@ def spatial_study(
     """
     how = how or Clustering()
     known = as_truth(truth)
+    chosen = sampling_of(lens, sampling)
+    if not isinstance(prompts, str) and len(set(prompts)) == len(prompts):
+        prompts = units(lens, prompts, chosen)
     harvest = plan_harvest(
         lens, families, prompts, seeds, blocks=blocks, steps=steps, branch=branch, sampling=sampling
     )

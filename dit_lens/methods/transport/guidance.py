@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.measures import AT_THE_END, WITH_A_DONOR, Measures
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, identity
+from dit_lens.methods.units import units
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, require_unchanged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from dit_lens.graph.plan import Plan
     from dit_lens.methods.study import StudyPlan
+    from dit_lens.model.identity import RunIdentity
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
@@ -99,6 +101,7 @@ class GuidanceStudy:
                 f"Guidance with classifier-free guidance was asked for, at guidance scale "
                 f"{self.sampling.guidance_scale:g}, which has none. Raise it above 1, or use cfg: [false]."
             )
+        object.__setattr__(self, "prompts", units(self.lens, self.prompts, self.sampling))
         self.measures.require_prompts(self.prompts)
         self.measures.require_size(self.sampling.height, self.sampling.width)
 
@@ -111,15 +114,15 @@ class GuidanceStudy:
         return (replace(self.guided[0], weight=0.0), *self.guided)
 
     @cached_property
-    def _on(self) -> dict[str, Any]:
-        return {**identity(self.lens)}
+    def identities(self) -> dict[bool, RunIdentity]:
+        """What results depend on with and without classifier-free guidance; asked for anew by each `run`."""
+        return {cfg: self.lens.identity(sampling) for cfg, sampling in self.samplings().items()}
 
     def key(self, guided: Guided, prompt: str, seed: int, cfg: bool) -> CellKey:
         """What determines a result."""
-        sampling = asdict(self.samplings()[cfg])
         return CellKey(
-            **self._on,
-            sampling={**sampling, "guidance_scale": float(sampling["guidance_scale"])},
+            identity=self.identities[cfg].digest,
+            sampling=self.samplings()[cfg].canonical,
             arm=guided.as_data(),
             prompt=prompt,
             seed=seed,
@@ -186,6 +189,11 @@ class GuidanceStudy:
 
         from dit_lens.model.progress import ProgressBar
 
+        # As the model is now, whatever it was when the study was planned.
+        self.__dict__.pop("identities", None)
+        if store is not None:
+            for identity in self.identities.values():
+                identity.told("results in a store")
         wants = images if images is not None and on_image is not None else (lambda *_: False)
         rows: list[tuple[Any, ...]] = []
         asked = [(prompt, seed, cfg) for cfg in self.cfg for prompt in self.prompts for seed in self.seeds]
@@ -231,8 +239,9 @@ class GuidanceStudy:
             if each.name not in known:
                 metrics = {name: Measured.of(definitions[name], values[name]) for name in definitions}
                 fresh[each.name] = Cell(key=self.key(each, prompt, seed, cfg), metrics=metrics)
-        if store is not None and fresh:
-            store.put(list(fresh.values()))
+        require_unchanged(self.identities[cfg], self.lens.identity(self.samplings()[cfg]))
+        if store is not None:
+            store.put(list(fresh.values()), self.identities[cfg])
         return known | fresh
 
     def _measured(

@@ -150,7 +150,8 @@ class Paths:
 
     def _name(self, picture: Picture, origin: str, seed: int) -> str:
         digest = hashlib.sha256()
-        about = [self.lens.fingerprint, str(self.lens.dtype), self.lens.device.type, asdict(self.sampling)]
+        identity = self.lens.identity(self.sampling).told("paths that are kept")
+        about = [identity.digest, self.sampling.canonical]
         digest.update(json.dumps([*about, picture.prompt, origin, seed], sort_keys=True).encode())
         digest.update(picture.pixels.cpu().float().numpy().astype("<f4").tobytes())
         return digest.hexdigest()[:24]

@@ -19,7 +19,8 @@ from dit_lens.methods.study_groups import add_edits
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.cases import SUBJECT, Bundle, Case, runs_of
 from dit_lens.methods.transport.made import Made, runs_mixed
-from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, identity
+from dit_lens.model.prompts import alike_in_words
+from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, require_unchanged, tell_older
 from dit_lens.zoo.scenes import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dit_lens.graph.plan import Plan
     from dit_lens.methods.study import StudyPlan
     from dit_lens.model.given import GivenPath
+    from dit_lens.model.identity import RunIdentity
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
@@ -77,6 +79,11 @@ class CarryStudy:
     arms_per_forward: int | None = None
     _definitions: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def cases(self) -> list[Case]:
+        """All cases, in the order of the bundles."""
+        return [case for bundle in self.bundles for case in bundle]
+
     def __post_init__(self) -> None:
         fitting = (*AT_THE_END, *WITH_A_MASK)
         wrong = next((name for name in self.measures.names if name not in fitting), None)
@@ -88,7 +95,30 @@ class CarryStudy:
                 shown = () if case.donor.shows is None else (case.donor.shows,)
                 self.measures.require_prompts([case.target, *shown])
                 self._require_mask(case)
+        self._require_different()
         self._definitions.update(self.measures.definitions(self.measures.names))
+
+    def _require_different(self) -> None:
+        """Raise BadInput where source and target reach the model as one, or two pairs do."""
+        cases = self.cases
+        texts = tuple(dict.fromkeys(text for case in cases for text in (case.target, case.donor.prompt)))
+        read = {each.prompt: each for each in self.lens.read_prompts(texts, self.sampling)}
+        seen: dict[Any, Case] = {}
+        for case in cases:
+            target, source = read[case.target], read[case.donor.prompt]
+            if case.donor.path is not None:
+                continue
+            if target.tokens == source.tokens and case.target != case.donor.prompt:
+                raise BadInput(
+                    f"{case.unit}: {alike_in_words([target, source])} Nothing could be carried over."
+                )
+            first = seen.setdefault((target.tokens, source.tokens, case.seed, case.side), case)
+            texts_differ = (first.target, first.donor.prompt) != (case.target, case.donor.prompt)
+            if texts_differ and first.unit != case.unit:
+                raise BadInput(
+                    f"{case.unit}: to the model it is the same pair as {first.unit}, and would count double. "
+                    f"{alike_in_words([read[first.target], target])} Give it once."
+                )
 
     def _require_mask(self, case: Case) -> None:
         """Raise BadInput for a mask by which this study's pictures cannot be told inside from outside."""
@@ -118,15 +148,15 @@ class CarryStudy:
 
     # ----------------------------------------------------------------------------------------- known
     @cached_property
-    def _on(self) -> dict[str, Any]:
-        return {**identity(self.lens)}
+    def identity(self) -> RunIdentity:
+        """What all results depend on besides case and arm; asked for anew by each `run`."""
+        return self.lens.identity(self.sampling)
 
     def key(self, case: Case, carry: Carry) -> CellKey:
         """What determines a result."""
-        sampling = {**asdict(self.sampling), "guidance_scale": float(self.sampling.guidance_scale)}
         return CellKey(
-            **self._on,
-            sampling=sampling,
+            identity=self.identity.digest,
+            sampling=self.sampling.canonical,
             arm=carry.does.as_data(),
             prompt=case.target,
             seed=case.seed,
@@ -258,8 +288,14 @@ class CarryStudy:
         """
         from dit_lens.model.progress import ProgressBar
 
+        # As the model is now, whatever it was when the study was planned.
+        self.__dict__.pop("identity", None)
+        if store is not None:
+            self.identity.told("results in a store")
         cells, damaged = self._scan(store)
         known = len(cells)
+        if store is not None and say is not None:
+            tell_older(store, say)
         if damaged and say is not None:
             say(f"{damaged} stored results are damaged and are computed again, with those beside them.")
         wants = images if on_image is not None and images is not None else (lambda case, name: False)
@@ -325,8 +361,9 @@ class CarryStudy:
                 if key.address not in cells:
                     metrics = {n: Measured.of(definitions[n], values[n]) for n in self.measures.names}
                     fresh[key.address] = Cell(key=key, metrics=metrics)
-        if store is not None and fresh:
-            store.put(list(fresh.values()))
+        require_unchanged(self.identity, self.lens.identity(self.sampling))
+        if store is not None:
+            store.put(list(fresh.values()), self.identity)
         cells |= fresh
         return max(result.proof.sham_difference.values(), default=0.0) if sham else None
 
