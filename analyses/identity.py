@@ -1,10 +1,10 @@
-"""What it costs to know what a model is: reading it when it opens, and asking before a run whether it changed.
+"""What it costs to know what a model is: reading it as it opens, and asking before a run if it changed.
 
-    python analyses/identity.py               # the embedded model, and a random one of as many blocks as SD3.5-large
+    python analyses/identity.py               # the embedded model, and a random one of 38 blocks
     python analyses/identity.py --json        # the same numbers for a program
 
-Opening reads every weight. It is compared, turn by turn in one process, with a pass that looks for NaN alone and
-takes 64 values of every weight, which tells less.
+Opening reads every weight. It is compared, turn by turn in one process, with a pass that looks for NaN
+alone and takes 64 values of every weight, which tells less.
 """
 
 from __future__ import annotations
