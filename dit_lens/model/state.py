@@ -113,6 +113,8 @@ class PipelineState:
         self._names = tuple(sorted(pipeline.components))
         self._weights = weights
         self._reading: _Reading | None = None
+        # From now on, whatever is done to the weights is noticed, also before anybody asks for the first time.
+        self._opened = None if weights is None else _watch({}, weights, moving(self._parts()))
         self._tokenizers: dict[str, tuple[Any, str]] = {}
 
     @property
@@ -134,7 +136,9 @@ class PipelineState:
             or reading.watch.changed()
         ):
             require_supported(parts)
-            touched = () if reading is None else reading.watch.touched()
+            watch = self._opened if reading is None else reading.watch
+            touched = () if watch is None else watch.touched()
+            self._opened = None
             self._weights = weigh_parts(parts, known=self._weights, touched=touched)
             self._reading = reading = self._read(parts, self._weights)
         return reading
@@ -152,13 +156,12 @@ class PipelineState:
             }
             entries[f"{part} weights"] = digest_of(own)[:32]
             entries |= described(part, module, teller).entries(part)
-        values = [value for value, _, _ in weights.values()]
         return _Reading(
             modules=tuple(parts.values()),
             weights=weights,
             entries=entries,
             untold=tuple(teller.untold),
-            watch=Watch(parts.values(), values, values=not moving(parts)),
+            watch=_watch(parts, weights, moving(parts)),
             fingerprint=fingerprint({name: read for name, (_, _, read) in weights.items()}),
             # diffusers walks through all modules to find them.
             device=torch.device(self.pipeline._execution_device),
@@ -216,6 +219,10 @@ class PipelineState:
         return known[1]
 
 
+def _watch(parts: Mapping[str, nn.Module], weights: Weights, moved: bool) -> Watch:
+    return Watch(parts.values(), [value for value, _, _ in weights.values()], values=not moved)
+
+
 def _identical(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
     return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
@@ -230,33 +237,40 @@ def _vocabulary(tokenizer: Any) -> Any:
 
 
 def _about_pipeline(pipeline: Any, teller: Teller) -> Any:
-    """The pipeline's own code and settings, as far as they are used: how it encodes prompts and decodes
-    images.
-    """
+    """The pipeline's own code and settings, as far as they are used: encoding prompts, decoding images."""
     kept = ("vae_scale_factor", "tokenizer_max_length", "default_sample_size", "patch_size")
-    for name, value in vars(pipeline).items():
-        if (
-            callable(value)
-            and not isinstance(value, nn.Module)
-            and callable(getattr(type(pipeline), name, None))
-        ):
-            teller.untold.append(f"the pipeline's {name} ({name_of(value)})")
-    processor = dict(pipeline.image_processor.config)
+    processor = pipeline.image_processor
+    _require_own(pipeline, "the pipeline", ("encode_prompt", "prepare_latents"), teller)
+    _require_own(processor, "the image processor", ("postprocess",), teller)
     return [
         teller.code(type(pipeline), "the pipeline"),
         {name: getattr(pipeline, name, None) for name in kept},
-        {key: str(value) for key, value in processor.items() if not key.startswith("_")},
+        teller.code(type(processor), "the image processor"),
+        {key: str(value) for key, value in processor.config.items() if not key.startswith("_")},
     ]
 
 
 def _class_of(scheduler: Any, own: Any, teller: Teller) -> str:
     """The scheduler's class; steps of anybody else's are foreign."""
-    for name in ("step", "set_timesteps", "scale_noise"):
-        there = vars(own).get(name, getattr(type(own), name, None))
-        if there is not None and not is_library(there):
-            teller.untold.append(f"the scheduler's {name} ({name_of(there)})")
-    named = teller.code(type(scheduler), "the scheduler")
-    return str(named).rpartition(".")[2]
+    _require_own(own, "the scheduler", ("step", "set_timesteps", "scale_noise"), teller)
+    return str(teller.code(type(scheduler), "the scheduler")).rpartition(".")[2]
+
+
+def _require_own(value: Any, what: str, used: tuple[str, ...], teller: Teller) -> None:
+    """Note methods that were put in the place of a library object's own: on it, or for those `used` on its
+    class.
+    """
+    for name, there in vars(value).items():
+        if (
+            callable(there)
+            and not isinstance(there, nn.Module)
+            and callable(getattr(type(value), name, None))
+        ):
+            teller.untold.append(f"{what}'s {name} ({name_of(there)})")
+    for name in used:
+        there = getattr(type(value), name, None)
+        if there is not None and is_library(type(value)) and not is_library(there):
+            teller.untold.append(f"{what}'s {name} ({name_of(there)})")
 
 
 def schedule_text(scheduler: Any) -> str:

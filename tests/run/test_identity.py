@@ -327,6 +327,11 @@ def prompt_encoding(pipeline):
     pipeline.encode_prompt = lambda *a, **k: tuple(None if x is None else x * 2 for x in encode(*a, **k))
 
 
+def image_making(pipeline):
+    made = pipeline.image_processor.postprocess
+    pipeline.image_processor.postprocess = lambda x, output_type: made(-x, output_type=output_type)
+
+
 def tiled_decoding(pipeline):
     pipeline.vae.enable_tiling()
 
@@ -376,6 +381,7 @@ CHANGES = {
     "a tokenizer": tokenizer,
     "the tokenizers' limit": shorter_prompts,
     "prompt encoding": prompt_encoding,
+    "the making of images": image_making,
     "tiled decoding": tiled_decoding,
 }
 
@@ -440,6 +446,14 @@ def test_what_changes_after_loading_is_noticed_before_the_next_run(name, tmp_pat
         fresh = random_pipeline("sd3")
         with made(CHANGES[name], fresh):
             assert found == pytest.approx(measured(fresh)[0], rel=1e-5)
+
+
+def test_a_write_through_data_before_the_first_run_is_noticed(tmp_path) -> None:
+    before, _ = measured(random_pipeline("sd3"), tmp_path)
+    lens = quiet_load(random_pipeline("sd3"))
+    lens.pipeline.transformer.transformer_blocks[1].attn.to_k.weight.data[3] = 0
+    after, known = studied(lens, tmp_path)
+    assert known == 0 and after != before
 
 
 @pytest.mark.parametrize("name", REFUSED_AT_ONCE)
