@@ -113,7 +113,7 @@ class PipelineState:
         self._names = tuple(sorted(pipeline.components))
         self._weights = weights
         self._reading: _Reading | None = None
-        # From now on, whatever is done to the weights is noticed, also before anybody asks for the first time.
+        # From now on, whatever is done to the weights is noticed, also before the first run.
         self._opened = None if weights is None else _watch({}, weights, moving(self._parts()))
         self._tokenizers: dict[str, tuple[Any, str]] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import yaml
@@ -271,7 +273,8 @@ def test_no_mutation_gives_anything_but_a_plan_or_bad_input_and_nothing_runs(tin
             if not isinstance(place[key], dict | list) or data.draw(st.integers(0, 3)) == 0:
                 how = data.draw(st.sampled_from(["replace", "drop", "twice", "rename"]))
                 if how == "replace":
-                    place[key] = data.draw(st.sampled_from(VALUES))
+                    # A copy: a second mutation must not change what later examples draw from.
+                    place[key] = copy.deepcopy(data.draw(st.sampled_from(VALUES)))
                 elif how == "drop":
                     del place[key]
                 elif isinstance(place, list):
