@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics, discover
     from dit_lens.methods.controls import controls
     from dit_lens.methods.effect_tables import compare
+    from dit_lens.methods.image_metrics import compare_images
     from dit_lens.methods.map_cells import EffectMap
     from dit_lens.methods.measures import default_measures
-    from dit_lens.methods.metrics import compare_images
     from dit_lens.methods.outside_scores import export_pairs, import_scores
     from dit_lens.methods.patching import effect_map
     from dit_lens.methods.questions import QUESTIONS
@@ -94,7 +94,7 @@ _HOMES = {
     "ablation_arm": "dit_lens.methods.arms",
     "control_arm": "dit_lens.methods.arms",
     "default_measures": "dit_lens.methods.measures",
-    "compare_images": "dit_lens.methods.metrics",
+    "compare_images": "dit_lens.methods.image_metrics",
     "compare_trajectories": "dit_lens.methods.along_steps",
     "export_pairs": "dit_lens.methods.outside_scores",
     "import_scores": "dit_lens.methods.outside_scores",

@@ -58,12 +58,13 @@ def guidance_study(asked: Asked, chosen: Chosen) -> GuidanceStudy:
     """The study behind `detail_guidance`, on the first held-out prompts."""
     from dit_lens.methods.controls import controls
     from dit_lens.methods.measures import default_measures
-    from dit_lens.methods.transport.guidance import METRICS, GuidanceStudy, Guided
+    from dit_lens.methods.metrics import in_guidance
+    from dit_lens.methods.transport.guidance import GuidanceStudy, Guided
     from dit_lens.model.hook_points import parse_blocks
 
     spec, lens, sampling, massive = asked.spec.guidance, asked.lens, asked.sampling, chosen.massive
     every = default_measures(lens, spec.metrics, clip=spec.alignment, lpips=spec.lpips)
-    wanted = spec.metrics or tuple(name for name in METRICS if name in every.names)
+    wanted = spec.metrics or tuple(name for name in in_guidance() if name in every.names)
     blocks = parse_blocks(spec.blocks, lens.num_blocks)
     window = controls(massive, chosen.stats, "random_rank_window", seed=spec.draw_seed)[0].channels
     assert window is not None

@@ -23,14 +23,12 @@ KIND = "carry"
 
 def carry_measures(lens: DiTLens, clip: str | None, lpips: str | None) -> Measures:
     """The metrics of carrying that can be measured on a model; the rest as in `default_measures`."""
-    from dit_lens.methods.measures import WITH_A_MASK, default_measures
-    from dit_lens.methods.transport.study import METRICS
+    from dit_lens.methods.measures import default_measures
+    from dit_lens.methods.metrics import METRICS, in_transport
 
     every = default_measures(lens, clip=clip, lpips=lpips)
-    names = [name for name in every.names if name in METRICS or name.startswith("moved.")]
-    ordered = sorted(
-        (*names, *WITH_A_MASK), key=lambda name: METRICS.index(name) if name in METRICS else len(METRICS)
-    )
+    # A mask is known here, and whether there is one is the case's.
+    ordered = [name for name in in_transport() if name in every.names or "mask" in METRICS[name].needs]
     return replace(every, names=tuple(ordered))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.metrics import step_distance
+from dit_lens.methods.distances import step_distance
 from dit_lens.methods.pixels import as_array
 from dit_lens.words import known_words
 

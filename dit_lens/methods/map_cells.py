@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.metrics import METRICS
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.multiplicity import benjamini_hochberg
 from dit_lens.methods.resampling import RESAMPLES, mean_interval, sign_flip_p, smallest_p
 from dit_lens.methods.verdicts import Effect
@@ -60,8 +60,7 @@ class MapCells:
     @property
     def falls(self) -> bool:
         """Whether the metric falls where an edit disrupts more."""
-        known = METRICS.get(self.metric)
-        return known is None or known.disrupted == "less"
+        return quantity(self.metric).disrupted == "less"
 
     def means(self, family: str) -> Array:
         """Mean over prompts, [block, step]; NaN in a cell without values."""

@@ -229,7 +229,7 @@ def effect_map(
     >>> found.values["massive"].shape, float(found.values["massive"].max().round(1))
     ((2, 2), 1.8)
     """
-    from dit_lens.methods.measures import WITH_A_DONOR, default_measures
+    from dit_lens.methods.measures import default_measures
     from dit_lens.methods.study import run_study
     from dit_lens.model.sampling import rows_of
 
@@ -261,7 +261,7 @@ def effect_map(
     )
     measures = default_measures(lens, [metric])
     if not measures.of(arms[0]):
-        alone = " without donors" if metric in WITH_A_DONOR and not drawing else ""
+        alone = " without donors" if measures.needing("source") and not drawing else ""
         raise BadInput(
             f"The readout {readout!r} has no {metric!r}{alone}; try {DEFAULT_METRIC[readout, drawing]!r}."
         )

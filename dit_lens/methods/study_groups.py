@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.along_steps import Paths
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import ALONG_THE_WAY, Measures, needs_image, rows_at_a_time
+from dit_lens.methods.measures import Measures, needs_image, rows_at_a_time
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -243,7 +243,7 @@ def _at_the_end(
                 clean_images=None if clean_image is None else [clean_image] * len(here),
                 donor_prompts=None if member.donor is None else [member.donor] * len(here),
                 paths=Paths(tuple(run.latents for run in runs), clean.latents, result.sigmas)
-                if names & set(ALONG_THE_WAY)
+                if names & set(measures.needing("path"))
                 else None,
             )
             for k, (arm, image) in enumerate(zip(here, images, strict=True)):

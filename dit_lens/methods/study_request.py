@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.planner import make_plan
 from dit_lens.methods.arms import Arm, ArmEdit, require_distinct
-from dit_lens.methods.measures import WITH_A_MASK, Measures
+from dit_lens.methods.measures import Measures
 from dit_lens.methods.study_groups import Group, Member, graph_of, grouped
 from dit_lens.methods.units import require_two, units
 from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged
@@ -88,10 +88,10 @@ class Request:
                     f"{what} {twice!r} stands twice; its results would count double. Give it once."
                 )
         measures.require_prompts(prompts)
-        masked = next((name for name in measures.names if name in WITH_A_MASK), None)
-        if masked is not None:
+        if masked := measures.needing("mask"):
             raise BadInput(
-                f"{masked} needs a mask, and a study of effects knows none; it is measured where activations "
+                f"{masked[0]} needs a mask, and a study of effects knows none; it is measured where "
+                "activations "
                 "are carried. Leave it out, or measure ssim, which sees the whole picture."
             )
         for arm in arms:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.stats import EXACT
 from dit_lens.report import plots
 from dit_lens.report.carry_findings import (
@@ -29,7 +30,7 @@ from dit_lens.report.carry_words import (
     ways,
     whole_strength,
 )
-from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
+from dit_lens.report.effect_words import families_in_order, family_name, metrics_in_order
 from dit_lens.report.inversions import inversions_part
 from dit_lens.report.plots.carry import attribute_rows
 from dit_lens.report.section import RunView, Section, SectionBuilder, Tile, View
@@ -370,7 +371,7 @@ def detail_guidance(run: RunView) -> Section:
     shown = metrics[:MOST_VIEWS]
     grid, how = _pictures(run, run.images_of(GUIDE), "detail-guidance")
     rows = table[table["metric"] == metrics[0]]
-    title = metric_words(metrics[0]).title
+    title = quantity(metrics[0]).title
     return Section(
         id="detail-guidance",
         title="Does Detail Guidance help?",
@@ -379,7 +380,7 @@ def detail_guidance(run: RunView) -> Section:
         + _steps(run, "guidance"),
         extra=grid,
         views=tuple(
-            View(metric_words(metric).title, plots.detail_guidance(table, metric=metric)) for metric in shown
+            View(quantity(metric).title, plots.detail_guidance(table, metric=metric)) for metric in shown
         ),
         reading=how
         + "Weight 0 is the plain run. If massive channels hold something that guidance can strengthen, their "

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.report.effect_words import MetricWords, metric_words
+from dit_lens.methods.metrics import LAST, Quantity, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,36 +29,34 @@ AXES = {
     "k": "channels of each block (k)",
     "part": "part that is carried",
 }
-_HERE = {
-    "toward_latent": MetricWords("final latent's way to the source's", "share of the way"),
-    "ssim": MetricWords("SSIM with the unedited target"),
-    "lpips": MetricWords("LPIPS distance to the unedited target"),
-}
-UNMOVED = {  # of the target itself
-    "toward_latent": 0.0,
-    "margin": 0.0,
-    "ssim": 1.0,
-    "lpips": 0.0,
-    "change_inside": 0.0,
-    "change_outside": 0.0,
-}
-_FIRST = ("toward_latent", "margin", "moved", "kept", "ssim", "lpips", "change_inside", "change_outside")
 
 
-def carry_words(metric: str) -> MetricWords:
+def carry_words(metric: str) -> Quantity:
     """Return what a metric is called where activations are carried from a source into a target.
 
     >>> carry_words("ssim").title, carry_words("moved.shape").axis
     ('SSIM with the unedited target', "shape that reads as the source's (share)")
     """
-    return _HERE.get(metric) or metric_words(metric)
+    known = quantity(metric)
+    here = known.in_transport
+    return known if here is None or not here.title else replace(known, title=here.title)
+
+
+def unmoved(metric: str) -> float | None:
+    """Return a metric's value for the target itself; None where none can be drawn."""
+    here = quantity(metric).in_transport
+    return None if here is None else here.unmoved
 
 
 def carry_metrics(table: pd.DataFrame, first: str | None = None) -> list[str]:
     """Return the metrics of a transport table in the order of a report, without those of one attribute."""
     names = {str(name) for name in table["metric"] if not str(name).startswith(MOVED)}
-    order = [first, *_FIRST]
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(names, key=lambda name: (name != first, _place(name), name))
+
+
+def _place(metric: str) -> int:
+    here = quantity(metric).in_transport
+    return LAST if here is None else here.place
 
 
 def pair_groups(table: pd.DataFrame) -> list[str]:

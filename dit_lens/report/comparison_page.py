@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from dit_lens.atomic import atomic_write
 from dit_lens.methods.answers import Answer
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.stats import Effect
 from dit_lens.report.carry_pictures import light_uri
 from dit_lens.report.comparison import Comparison, SharedClaim
 from dit_lens.report.damage import lost_verdicts, tell
 from dit_lens.report.document import Figure, page
-from dit_lens.report.effect_words import family_name, metric_words, metrics_in_order, p_words
+from dit_lens.report.effect_words import family_name, metrics_in_order, p_words
 from dit_lens.report.plots.compare import compare_channels, compare_effects
 from dit_lens.report.section import RunView, View, picture
 from dit_lens.report.summary import SIGNS
@@ -157,7 +158,7 @@ class _Row:
     def of(cls, claim: SharedClaim) -> _Row:
         first, second = claim.deciding
         a, b = _Judged.of(claim.a, first), _Judged.of(claim.b, second)
-        metric = metric_words(claim.a.metric).title if claim.a.metric else "several metrics"
+        metric = quantity(claim.a.metric).title if claim.a.metric else "several metrics"
         # The words of a claim name its control, which may differ where only its name is shared.
         said = a.claim if a.claim == b.claim else f"{a.claim} (A); {b.claim} (B)"
         return cls(said, metric, a, b)
@@ -215,7 +216,7 @@ def _effect_rows(
                 yield {
                     "run": letter,
                     "claim": claim.a.claim
-                    + (f" ({metric_words(answer.metric).title})" if standardised and answer.metric else ""),
+                    + (f" ({quantity(answer.metric).title})" if standardised and answer.metric else ""),
                     "name": answer.name,
                     "metric": answer.metric,
                     "control": family_name(pair[0].control) + (f", {place}" if place and every else ""),
@@ -224,7 +225,7 @@ def _effect_rows(
                     "p": effect.p,
                     "p_adjusted": effect.p if effect.p_adjusted is None else effect.p_adjusted,
                     "outcome": answer.outcome,
-                    "unit": STANDARD if standardised else metric_words(answer.metric).axis,
+                    "unit": STANDARD if standardised else quantity(answer.metric).axis,
                 }
 
 
@@ -241,7 +242,7 @@ def _effect_views(found: Comparison) -> Iterator[View]:
     of_one = [claim for claim in found.claims if claim.a.metric and claim.a.metric == claim.b.metric]
     for metric in metrics_in_order(claim.a.metric for claim in of_one):
         own = [claim for claim in of_one if claim.a.metric == metric]
-        yield View(metric_words(metric).title, compare_effects(pd.DataFrame(list(_effect_rows(own)))))
+        yield View(quantity(metric).title, compare_effects(pd.DataFrame(list(_effect_rows(own)))))
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dit_lens.report.effect_words import (
-    families_in_order,
-    family_name,
-    metric_words,
-    metrics_in_order,
-    p_words,
-)
+from dit_lens.methods.metrics import quantity
+from dit_lens.report.effect_words import families_in_order, family_name, metrics_in_order, p_words
 from dit_lens.report.text import count, listing, number
 
 
 def _head(metric: str) -> str:
-    title = metric_words(metric).title
+    title = quantity(metric).title
     return title[:1].upper() + title[1:]
 
 

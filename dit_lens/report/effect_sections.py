@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from dit_lens.methods.metrics import Quantity, quantity
 from dit_lens.report import effect_findings, plots
 from dit_lens.report.cell_pictures import cell_pictures
-from dit_lens.report.effect_words import families_in_order, family_name, metric_words, metrics_in_order
+from dit_lens.report.effect_words import families_in_order, family_name, metrics_in_order
 from dit_lens.report.gallery import gallery
 from dit_lens.report.section import MissingTable, RunView, Section, SectionBuilder, View
 from dit_lens.report.text import number
@@ -24,10 +25,6 @@ FEW_DRAWS = (
 )
 MOST_VIEWS = 24  # figures of one section; every other one can be drawn from the table
 INTERVALS = "Intervals are 95 % BCa bootstrap intervals over prompts, seeds averaged within a prompt."
-_GROUPS = {
-    "read-outs": ("alignment", "semantics", "detail"),
-    "image": ("ssim", "lpips", "change_low", "change_high", "detail_ratio", "psnr", "latent", "predicted_x0"),
-}
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
@@ -41,7 +38,7 @@ def _by_metric(
 ) -> dict[str, View]:
     """Return one view per metric, the primary answer's first."""
     metrics = metrics_in_order(table["metric"], first=_primary_metric(run, name))[:MOST_VIEWS]
-    return {metric: View(metric_words(metric).title, draw(table, metric=metric)) for metric in metrics}
+    return {metric: View(quantity(metric).title, draw(table, metric=metric)) for metric in metrics}
 
 
 def _repeat(table: str, figure: str, **site: Any) -> str:
@@ -128,18 +125,14 @@ def semantics_or_detail(run: RunView) -> Section:
 
 
 def _metric_groups(table: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    """Return metrics that are read together: read-outs, image metrics, single attributes, others."""
-    left = metrics_in_order(table["metric"])
-    for label, members in _GROUPS.items():
-        group = [name for name in left if name in members]
-        left = [name for name in left if name not in members]
-        if group:
-            yield label, group
-    attributes = [name for name in left if name.startswith("attribute.")]
-    others = [name for name in left if not name.startswith("attribute.")]
-    for label, group in (("single attributes", attributes), ("others", others)):
-        if group:
-            yield label, group
+    """Return metrics that are read together: those of a group, in the order of a report."""
+    groups: dict[str, list[str]] = {}
+    for name in metrics_in_order(table["metric"]):
+        groups.setdefault(quantity(name).group, []).append(name)
+    others = groups.pop(Quantity.group, None)
+    yield from groups.items()
+    if others:
+        yield Quantity.group, others
 
 
 def single_or_all(run: RunView) -> Section:
@@ -201,7 +194,7 @@ def _map_section(run: RunView, name: str, title: str, lead: str, more: str) -> S
             " · ".join(
                 part
                 for part in (
-                    metric_words(site["metric"]).title,
+                    quantity(site["metric"]).title,
                     site["direction"],
                     family_name(site["control"]) if several else "",
                 )

@@ -1,53 +1,14 @@
-"""What metrics, arms and outcomes are called where a reader meets them.
+"""What arms and outcomes are called where a reader meets them, and in which order metrics stand there.
 
-Names that are not known here are shown as they stand in the table, so a new metric or control needs no change
-to be drawn.
+Names that are not known here are shown as they stand in the table, so a new control needs no change to be
+drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class MetricWords:
-    """A metric's title and its unit ("" for none)."""
-
-    title: str
-    unit: str = ""
-
-    @property
-    def axis(self) -> str:
-        """The title with its unit, for an axis."""
-        return f"{self.title} ({self.unit})" if self.unit else self.title
-
-
-# Most telling for a reader first; sections and views keep this order.
-_METRICS = {
-    "alignment": MetricWords("prompt alignment", "cosine"),
-    "semantics": MetricWords("semantic attributes as asked", "share"),
-    "detail": MetricWords("surface detail as asked", "share"),
-    "ssim": MetricWords("SSIM with the clean image"),
-    "lpips": MetricWords("LPIPS distance to the clean image"),
-    "change_low": MetricWords("change at low frequencies", "pixel value, 0 to 1"),
-    "change_high": MetricWords("change at high frequencies", "pixel value, 0 to 1"),
-    "change_inside": MetricWords("change inside the mask", "pixel value, 0 to 1"),
-    "change_outside": MetricWords("change outside the mask", "pixel value, 0 to 1"),
-    "detail_ratio": MetricWords("high-frequency magnitude over the clean image's", "ratio"),
-    "latent": MetricWords("latent distance", "share of the reference's norm"),
-    "predicted_x0": MetricWords("mean drift of the predicted image", "share of the reference's norm"),
-    "velocity": MetricWords("velocity distance", "share of the reference's norm"),
-    "psnr": MetricWords("PSNR to the clean image", "dB"),
-    "toward": MetricWords("velocity's way to the donor's", "share of the way"),
-    "toward_latent": MetricWords("final latent's way to the donor's", "share of the way"),
-    "margin": MetricWords("alignment with the source's prompt over the target's", "cosine"),
-    "moved": MetricWords("differing attributes that read as the source's", "share"),
-    "kept": MetricWords("shared attributes that read as before", "share"),
-}
-
-_ATTRIBUTE = "attribute."
-_MOVED = "moved."
+from dit_lens.methods.metrics import quantity
 
 _FAMILIES = {
     "massive": "massive channels",
@@ -68,35 +29,13 @@ _FAMILIES = {
 OUTCOMES = ("supported", "not supported", "undecided")
 
 
-def metric_words(name: str) -> MetricWords:
-    """Return what a metric is called.
-
-    >>> metric_words("psnr").axis, metric_words("attribute.shape").title, metric_words("my_score").title
-    ('PSNR to the clean image (dB)', 'shape as asked', 'my score')
-    """
-    if name.startswith(_ATTRIBUTE):
-        return MetricWords(f"{name.removeprefix(_ATTRIBUTE).replace('_', ' ')} as asked", "share")
-    if name.startswith(_MOVED):
-        return MetricWords(
-            f"{name.removeprefix(_MOVED).replace('_', ' ')} that reads as the source's", "share"
-        )
-    return _METRICS.get(name) or MetricWords(name.replace("_", " "))
-
-
 def metrics_in_order(names: Iterable[str], first: str | None = None) -> list[str]:
-    """Return different metrics in the order of a report: `first`, those known here, attributes, others.
+    """Return different metrics in the order of a report: `first`, the most telling ones, attributes, others.
 
     >>> metrics_in_order(["zeal", "attribute.shape", "psnr", "ssim"], first="psnr")
     ['psnr', 'ssim', 'attribute.shape', 'zeal']
     """
-    known = list(_METRICS)
-
-    def place(name: str) -> tuple[bool, int, str]:
-        if name in known:
-            return name != first, known.index(name), name
-        return name != first, len(known) + (not name.startswith(_ATTRIBUTE)), name
-
-    return sorted(set(names), key=place)
+    return sorted(set(names), key=lambda name: (name != first, quantity(name).place, name))
 
 
 def family_name(kind: str) -> str:

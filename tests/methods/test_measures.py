@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -11,19 +13,10 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Patch, Zero
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
 from dit_lens.methods.carried import differences, margins
-from dit_lens.methods.measures import (
-    ABSOLUTE,
-    ALONG_THE_WAY,
-    AT_A_STEP,
-    AT_THE_END,
-    READ_OFF,
-    WITH_A_DONOR,
-    Measures,
-    default_measures,
-    needs_image,
-    rows_at_a_time,
-)
-from dit_lens.methods.metrics import METRICS, psnr, share_of_the_way, ssim
+from dit_lens.methods.distances import psnr, share_of_the_way, ssim
+from dit_lens.methods.measures import Measures, default_measures, needs_image, rows_at_a_time
+from dit_lens.methods.metric import Metric, Need
+from dit_lens.methods.metrics import METRICS, quantity
 from dit_lens.zoo.nearest import NearestRendering
 from dit_lens.zoo.scenes import SEMANTIC, Scene, render
 
@@ -43,8 +36,17 @@ class Constant:
         return [np.asarray(image).mean() / 255 for image in images]
 
 
-# `lpips` needs weights that are not shipped; it has tests of its own.
-MEASURED = tuple(name for name in AT_THE_END if name != "lpips")
+def having(fits):
+    return tuple(name for name, metric in METRICS.items() if fits(metric))
+
+
+AT_A_STEP = having(lambda metric: metric.readout == "step")
+# Without `lpips`, whose weights are not shipped and which has tests of its own, and without what needs a mask
+# or the latents of every step: none of these is measured unasked.
+MEASURED = having(lambda metric: metric.readout == "final" and not metric.needs & {"lpips", "mask", "path"})
+WITH_A_DONOR = having(lambda metric: "source" in metric.needs)
+ABSOLUTE = having(lambda metric: metric.absolute)
+READ_OFF = having(lambda metric: metric.absolute and "reader" in metric.needs)
 
 
 def everything():
@@ -57,9 +59,30 @@ STEP = ablation_arm("step", "massive", [1], Zero(), step=1, readout="step")
 PATCH_STEP = ablation_arm("patch-step", "massive", [1], Patch(), donor=True, step=1, readout="step")
 
 
-def test_every_measurable_metric_is_described() -> None:
-    assert {*AT_THE_END, *ALONG_THE_WAY, *AT_A_STEP} <= set(METRICS)
+def test_every_metric_describes_itself_under_its_own_name() -> None:
     assert {f"attribute.{name}" for name in SEMANTIC} <= set(METRICS)
+    assert ("alignment", "semantics", "detail", *(f"attribute.{name}" for name in SEMANTIC)) == ABSOLUTE
+    assert AT_A_STEP == ("velocity", "toward")
+    for name, metric in METRICS.items():
+        assert metric.name == name and metric.title and metric.disrupted in ("greater", "less")
+        assert metric.needs <= set(get_args(Need)) and metric.definition.startswith(f"{name}/1")
+
+
+def test_a_metric_that_is_added_is_measured_described_and_put_in_order(monkeypatch) -> None:
+    monkeypatch.setattr(METRICS, "_added", {})
+    mine = Metric(
+        "red", "redness", "share", "less",
+        measure=lambda rows: np.array([np.asarray(image)[..., 0].mean() / 255 for image in rows.images]),
+        needs=frozenset({"image"}), group="read-outs",
+    )  # fmt: skip
+    METRICS.add("red", mine)
+    with pytest.raises(BadInput, match="a metric called 'red' already"):
+        METRICS.add("red", mine)
+    measures = Measures(["red", "latent"])
+    assert measures.of(CLEAN) == ("red",) and measures.definitions(["red"]) == {"red": "red/1"}
+    assert quantity("red").axis == "redness (share)"
+    with pytest.raises(BadInput, match=r"measures no 'redd'.*Did you mean 'red'"):
+        Measures(["redd"])
 
 
 def test_an_arm_has_the_metrics_of_its_readout_its_donor_and_its_edits() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dit_lens.errors import BadInput
-from dit_lens.methods import metrics
+from dit_lens.methods import distances, image_metrics
 from dit_lens.methods.attribute_scores import asked_attributes, attribute_scores
 from dit_lens.methods.frequency import band_change
 from dit_lens.methods.pixels import as_pixels
@@ -77,29 +77,29 @@ def test_what_is_no_image_is_refused(images, message: str) -> None:  # type: ign
 )
 def test_distances_in_closed_form(a: list[float], b: list[float], expected: dict[str, float]) -> None:
     for kind, value in expected.items():
-        found = metrics.step_distance(np.array([[a]]), np.array([[b]]), kind)  # type: ignore[arg-type]
+        found = distances.step_distance(np.array([[a]]), np.array([[b]]), kind)  # type: ignore[arg-type]
         assert found.shape == (1, 1)
         assert found[0, 0] == pytest.approx(value, nan_ok=True)
 
 
 def test_distances_of_half_precision_tensors() -> None:
     a = torch.full((1, 2, 4), 3.0, dtype=torch.bfloat16)
-    np.testing.assert_array_equal(metrics.step_distance(a, a / 2), [[1.0, 1.0]])
+    np.testing.assert_array_equal(distances.step_distance(a, a / 2), [[1.0, 1.0]])
 
 
 def test_steps_that_do_not_pair_are_refused() -> None:
     latents = noise(2, 6, 3, 4, 4)
     with pytest.raises(BadInput, match="step by step"):
-        metrics.step_distance(latents, latents[:, 1:])
+        distances.step_distance(latents, latents[:, 1:])
     with pytest.raises(BadInput, match="no distance 'l2'"):
-        metrics.step_distance(latents, latents, "l2")  # type: ignore[arg-type]
+        distances.step_distance(latents, latents, "l2")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------- pictures
 def test_psnr_in_closed_form() -> None:
     black = np.zeros((3, 4, 4, 3))
     edited = black + np.array([0.1, 0.01, 0.0])[:, None, None, None]
-    np.testing.assert_allclose(metrics.psnr(edited, black), [20.0, 40.0, metrics.PSNR_CAP])
+    np.testing.assert_allclose(distances.psnr(edited, black), [20.0, 40.0, distances.PSNR_CAP])
 
 
 def test_psnr_equals_torchmetrics() -> None:
@@ -107,7 +107,7 @@ def test_psnr_equals_torchmetrics() -> None:
 
     a, b = noise(1, 16, 16, 3), noise(1, 16, 16, 3, seed=1)
     expected = peak_signal_noise_ratio(torch.from_numpy(a), torch.from_numpy(b), data_range=1.0)
-    assert metrics.psnr(a, b)[0] == pytest.approx(float(expected))
+    assert distances.psnr(a, b)[0] == pytest.approx(float(expected))
 
 
 def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -133,26 +133,27 @@ def test_ssim_equals_its_formula() -> None:
     a = noise(2, 24, 30, 3)
     b = np.clip(a + 0.2 * (noise(2, 24, 30, 3, seed=1) - 0.5), 0, 1)
     np.testing.assert_allclose(
-        metrics.ssim(a, b), [plain_ssim(x, y) for x, y in zip(a, b, strict=True)], atol=1e-6
+        distances.ssim(a, b), [plain_ssim(x, y) for x, y in zip(a, b, strict=True)], atol=1e-6
     )
-    np.testing.assert_allclose(metrics.ssim(a[:1], a[:1]), [1.0])
+    np.testing.assert_allclose(distances.ssim(a[:1], a[:1]), [1.0])
 
 
 def test_ssim_needs_a_window_of_pixels() -> None:
     with pytest.raises(BadInput, match="window of 11 pixels; the images are 8 × 8"):
-        metrics.ssim(noise(1, 8, 8, 3), noise(1, 8, 8, 3))
+        distances.ssim(noise(1, 8, 8, 3), noise(1, 8, 8, 3))
 
 
 def test_image_metrics_by_name() -> None:
     image = noise(2, 16, 16, 3)
-    found = metrics.compare_images(1 - image, image, ["change_high", "psnr"])
+    found = image_metrics.compare_images(1 - image, image, ["change_high", "psnr"])
     assert list(found) == ["change_high", "psnr"]
     assert all(values.shape == (2,) for values in found.values())
-    assert set(metrics.IMAGE_METRICS) <= set(metrics.METRICS)
+    every = ("psnr", "ssim", "change_low", "change_high", "detail_ratio")
+    assert image_metrics.image_metrics() == every == tuple(image_metrics.compare_images(image, image))
     with pytest.raises(BadInput, match=r"no image metric 'pnsr'.*Did you mean 'psnr'"):
-        metrics.compare_images(image, image, ["pnsr"])
+        image_metrics.compare_images(image, image, ["pnsr"])
     with pytest.raises(BadInput, match="do not pair"):
-        metrics.compare_images(image, image[:1])
+        image_metrics.compare_images(image, image[:1])
 
 
 # ------------------------------------------------------------------------------------------ frequencies

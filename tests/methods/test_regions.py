@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.measures import WITH_A_MASK, Measures
+from dit_lens.methods.measures import Measures
 from dit_lens.methods.regions import region_change
 
 pytestmark = pytest.mark.pure
+
+WITH_A_MASK = ("change_inside", "change_outside")
 
 CORNER = np.zeros((4, 6), dtype=bool)
 CORNER[:2, :3] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,9 @@ from dit_lens.errors import BadInput, RunFailure
 from dit_lens.graph.interventions import Clamp, Identity, Patch, Zero
 from dit_lens.methods import study as module
 from dit_lens.methods.arms import CLEAN, Arm, ArmEdit, BlockChannels, ablation_arm
+from dit_lens.methods.distances import psnr, step_distance
 from dit_lens.methods.measures import Measures, default_measures
-from dit_lens.methods.metrics import psnr, step_distance
+from dit_lens.methods.metrics import METRICS
 from dit_lens.methods.study import plan_study, run_study
 from dit_lens.run.cells import CellStore
 from dit_lens.zoo.nearest import NearestRendering
@@ -287,11 +289,10 @@ def test_a_new_metric_is_measured_and_the_old_ones_stay_known(lens, tmp_path) ->
 
 
 def test_a_metric_defined_otherwise_is_measured_again(lens, tmp_path, monkeypatch) -> None:
-    from dit_lens.methods import measures
-
     store = CellStore(tmp_path)
     run(lens, [MASSIVE], PROMPTS[:1], [0], store=store)
-    monkeypatch.setitem(measures._DEFINITIONS, "latent", "latent/2")
+    otherwise = replace(METRICS["latent"], rule="2")
+    monkeypatch.setattr(METRICS, "_added", {"latent": otherwise})
     assert run(lens, [MASSIVE], PROMPTS[:1], [0], store=store).computed == 1
 
 

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import pytest
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.metrics import METRICS
+from dit_lens.methods.metrics import METRICS, quantity
 from dit_lens.report import effect_findings, plots
-from dit_lens.report.effect_words import families_in_order, metric_words, metrics_in_order
+from dit_lens.report.effect_words import families_in_order, metrics_in_order
 
 pytestmark = pytest.mark.pure
 
@@ -247,6 +247,6 @@ def test_hundreds_of_cells_stay_light() -> None:
 # ------------------------------------------------------------------------------------------------------ words
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_are_called_what_they_are_called_elsewhere(name) -> None:
-    words = metric_words(name)
+    words = quantity(name)
     assert (words.title, words.unit) == (METRICS[name].title, METRICS[name].unit)
     assert metrics_in_order(METRICS, first=name)[0] == name

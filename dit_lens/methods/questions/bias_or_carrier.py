@@ -23,6 +23,7 @@ import pandas as pd
 from dit_lens.graph.interventions import Mean, Zero
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import MASSIVE, control_arms, find, massive_arm, one, some, where
 from dit_lens.methods.questions.judged import (
     OPPOSITE,
@@ -31,7 +32,7 @@ from dit_lens.methods.questions.judged import (
     judged_metrics,
     metrics_for,
 )
-from dit_lens.methods.questions.levels import Contrast, Measured, mean_of, metric_of, only
+from dit_lens.methods.questions.levels import Contrast, Measured, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import levels
 
@@ -144,7 +145,7 @@ def _both(
     measured: Measured, metric: str, edits: Mapping[str, Contrast], first: bool, metrics: Sequence[str]
 ) -> list[Answer]:
     """Carrier and bias, by one two-sided test; the one that the estimate leans to comes first."""
-    described = metric_of(metric)
+    described = quantity(metric)
     side = described.disrupted
     effect = measured.effect(metric, edits[MEAN_ONLY], edits[RESIDUAL_ONLY], control_name=RESIDUAL_ONLY)
     leans = (effect.estimate or 0.0) * (1 if side == "greater" else -1) >= 0

@@ -15,8 +15,9 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import corrected, joint_answer
-from dit_lens.methods.questions.levels import Contrast, Measured, metric_of
+from dit_lens.methods.questions.levels import Contrast, Measured
 from dit_lens.methods.questions.question import Answered, Judging
 from dit_lens.methods.questions.sentences import figure, levels
 from dit_lens.methods.transport.guidance import UNGUIDED
@@ -101,7 +102,7 @@ def _answers(
             "massive": measured.mean(metric, _arm(MASSIVE, weight)),
         }
         kept = [
-            f"{metric_of(name).title} goes from {figure(before)} to {figure(after)}"
+            f"{quantity(name).title} goes from {figure(before)} to {figure(after)}"
             for name in beside
             for before, after in [[measured.mean(name, _arm(MASSIVE, w)) for w in (0.0, weight)]]
         ]
@@ -116,7 +117,7 @@ def _answers(
             sources=SOURCES,
             words=controls,
             comparisons=len(found),
-            extra=[levels(metric_of(metric), shown), *kept],
+            extra=[levels(quantity(metric), shown), *kept],
         )
 
 

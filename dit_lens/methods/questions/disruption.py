@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
     MASSIVE,
     OTHER_CHANNELS,
@@ -34,7 +35,7 @@ from dit_lens.methods.questions.judged import (
     judged_metrics,
     metrics_for,
 )
-from dit_lens.methods.questions.levels import Measured, mean_of, metric_of, only
+from dit_lens.methods.questions.levels import Measured, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import levels, treatment_words
 from dit_lens.methods.stats import judge
@@ -62,7 +63,7 @@ def answer(
     judged = judged_metrics(metrics)
     rows, answers = [], {}
     for metric in metrics:
-        side = metric_of(metric).disrupted
+        side = quantity(metric).disrupted
         found = against(measured, metric, massive, controls)
         for kind, effect in found.items():
             beside = [mean_of(controls[kind])]
@@ -98,7 +99,7 @@ def answer(
                 alpha=judging.alpha,
                 sources=SOURCES,
                 primary=metric == judged[0],
-                extra=[levels(metric_of(metric), shown), about_missing(metrics) * (metric == judged[0])],
+                extra=[levels(quantity(metric), shown), about_missing(metrics) * (metric == judged[0])],
             )
     return Answered({"disruption": _typed(rows)}, tuple(answers[metric] for metric in judged))
 

@@ -23,6 +23,7 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import FAIR, MASSIVE, declared, dose_arms, doses_of
 from dit_lens.methods.questions.judged import (
     about_missing,
@@ -31,7 +32,7 @@ from dit_lens.methods.questions.judged import (
     judged_metrics,
     metrics_for,
 )
-from dit_lens.methods.questions.levels import Contrast, Measured, mean_of, metric_of, only, slope_of
+from dit_lens.methods.questions.levels import Contrast, Measured, mean_of, only, slope_of
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import control_words, levels, treatment_words
 from dit_lens.methods.verdicts import Effect
@@ -108,11 +109,11 @@ def _slope(measured: Measured, metric: str, by_family: Doses, primary: bool, not
         claim=f"per doubling of their number, on average, {treatment_words(massive[min(massive)][0])} "
         "disrupts the image by more than as many others do",
         metric=metric,
-        title=f"the slope of {metric_of(metric).title} per doubling",
+        title=f"the slope of {quantity(metric).title} per doubling",
         alpha=measured.judging.alpha,
         sources=SOURCES,
         primary=primary,
-        extra=[levels(metric_of(metric), shown), note],
+        extra=[levels(quantity(metric), shown), note],
     )
 
 

@@ -10,7 +10,8 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, Joint, judge_all
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.effect_tables import correct
-from dit_lens.methods.questions.levels import Measured, metric_of, only
+from dit_lens.methods.metrics import quantity
+from dit_lens.methods.questions.levels import Measured, only
 from dit_lens.methods.questions.sentences import joint_sentence, listing
 from dit_lens.methods.resampling import smallest_p
 from dit_lens.methods.verdicts import Direction, Effect
@@ -60,12 +61,12 @@ def judged_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
 
 def about_missing(metrics: Sequence[str], wanted: Sequence[str] = JUDGED) -> str:
     """What could not be measured, and what decides in its place; "" if nothing is missing."""
-    missing = [metric_of(name).title for name in wanted if name not in metrics]
+    missing = [quantity(name).title for name in wanted if name not in metrics]
     if not missing:
         return ""
     instead = ""
     if wanted == JUDGED and "alignment" not in metrics:
-        instead = f"; {metric_of(judged_metrics(metrics)[0]).title} decides in place of prompt alignment"
+        instead = f"; {quantity(judged_metrics(metrics)[0]).title} decides in place of prompt alignment"
     return f"Not measured here: {listing(missing)}{instead}"
 
 
@@ -121,7 +122,7 @@ def joint_answer(
         words, extra: as in `joint_sentence`.
         comparisons: over how many the effects were corrected; by default over themselves.
     """
-    described = metric_of(metric)
+    described = quantity(metric)
     described = described if title is None else replace(described, title=title)
     side = direction or described.disrupted
     joint: Joint = judge_all(effects, direction=side, alpha=alpha)

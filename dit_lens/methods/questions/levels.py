@@ -18,7 +18,7 @@ from dit_lens.errors import BadInput
 from dit_lens.methods.arms import CLEAN, Arm
 from dit_lens.methods.controls import DRAWN
 from dit_lens.methods.effect_tables import compare
-from dit_lens.methods.metrics import METRICS, Metric
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.paired_effects import no_effect, rank_note
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.resampling import mean_interval, rank_p, rate_interval
@@ -156,7 +156,7 @@ class Measured:
             columns,
             treatment="treatment",
             controls={control_name: drawn},
-            direction={metric: metric_of(metric).disrupted},
+            direction={metric: quantity(metric).disrupted},
             correction="none",
             confidence=judging.confidence,
             resamples=judging.resamples,
@@ -222,7 +222,7 @@ def is_rate(metric: str) -> bool:
     >>> is_rate("moved.colour"), is_rate("ssim")
     (True, False)
     """
-    return metric_of(metric).unit == "share"
+    return quantity(metric).unit == "share"
 
 
 def only(arm: Arm) -> Contrast:
@@ -251,17 +251,3 @@ def slope_of(arms: Mapping[float, Arm]) -> Contrast:
     centred = x - x.mean()
     weights = centred / (centred**2).sum()
     return {arm.name: float(weight) for arm, weight in zip(arms.values(), weights, strict=True)}
-
-
-def metric_of(name: str) -> Metric:
-    """A metric's words and direction; attributes and outside scores fall when an image is disrupted.
-
-    >>> metric_of("attribute.shape").title
-    'shape as asked'
-    """
-    if name in METRICS:
-        return METRICS[name]
-    if name.startswith("attribute."):
-        title = name.removeprefix("attribute.").replace("_", " ")
-        return Metric(name, f"{title} as asked", "share", "less")
-    return Metric(name, name.replace("_", " "), "", "less")

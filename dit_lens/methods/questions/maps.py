@@ -39,9 +39,9 @@ from dit_lens.methods.map_cells import (
     compare_cells,
     read_cells,
 )
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.patching import CellEdit, cell_edits, map_arms, mapped_blocks
 from dit_lens.methods.questions.arm_sets import FAIR, declared
-from dit_lens.methods.questions.levels import metric_of
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     control_words,
@@ -259,7 +259,7 @@ class Maps:
         judging: Judging,
     ) -> Answer:
         """Is there any cell in which massive channels do more than their control? And where most?"""
-        metric = metric_of(cells.metric)
+        metric = quantity(cells.metric)
         side = metric.disrupted
         every = [
             found.effect(cells, i, j, confidence=judging.confidence)

@@ -25,6 +25,7 @@ import pandas as pd
 
 from dit_lens.methods.answers import Answer, all_of
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
     FAIR,
     MASSIVE,
@@ -38,7 +39,7 @@ from dit_lens.methods.questions.arm_sets import (
     some,
 )
 from dit_lens.methods.questions.judged import about_missing, corrected, joint_answer, metrics_for
-from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, metric_of, only
+from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     control_words,
@@ -148,7 +149,7 @@ def _effects(measured: Measured, protocols: _Protocols, metric: str) -> dict[str
 
 
 def _part(metric: str, protocol: str, effect: Effect, massive: Arm, alpha: float) -> Answer:
-    described = metric_of(metric)
+    described = quantity(metric)
     verb = "lowers" if described.disrupted == "less" else "raises"
     return joint_answer(
         [effect],
@@ -164,7 +165,7 @@ def _part(metric: str, protocol: str, effect: Effect, massive: Arm, alpha: float
 
 def _stay(measured: Measured, protocols: _Protocols, metric: str) -> tuple[Outcome, str]:
     """Whether a score stays near the unedited image's when one block is edited, and the numbers for it."""
-    title = metric_of(metric).title
+    title = quantity(metric).title
     clean = measured.clean(metric)
     if not clean > 0:
         return "undecided", f"{title} has no level of the unedited image that a loss could be a share of"
@@ -220,7 +221,7 @@ def _side_by_side(
     told = [
         f"{PROTOCOLS[protocol]}, against {control_words(both[0].effects[0].control)}: "
         + "; ".join(
-            f"{difference(metric_of(each.metric), each.effects[0])}, a loss that is {each.outcome}"
+            f"{difference(quantity(each.metric), each.effects[0])}, a loss that is {each.outcome}"
             for each in both
         )
         for protocol, both in (

@@ -9,7 +9,7 @@ import numpy as np
 from dit_lens.graph.interventions import Intervention
 from dit_lens.methods.answers import Joint
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.metrics import Metric
+from dit_lens.methods.metric import Quantity
 from dit_lens.methods.verdicts import Effect, numbers
 
 CONTROL_WORDS = {
@@ -47,7 +47,7 @@ def control_words(control: str) -> str:
 
 def joint_sentence(
     claim: str,
-    metric: Metric,
+    metric: Quantity,
     joint: Joint,
     *,
     words: Mapping[str, str] | None = None,
@@ -75,7 +75,7 @@ def joint_sentence(
     return sentences(f"{joint.outcome.capitalize()}: {claim}", found, *extra)
 
 
-def difference(metric: Metric, effect: Effect) -> str:
+def difference(metric: Quantity, effect: Effect) -> str:
     """One paired difference with its numbers, without its control.
 
     >>> from dit_lens.methods.metrics import METRICS
@@ -92,7 +92,7 @@ def difference(metric: Metric, effect: Effect) -> str:
     return f"{metric.title} {is_or_are} {amount(metric, effect.estimate)} {side} ({numbers(effect)})"
 
 
-def rest(metric: Metric, effects: Sequence[Effect], named: Mapping[str, str]) -> str:
+def rest(metric: Quantity, effects: Sequence[Effect], named: Mapping[str, str]) -> str:
     """The range of further differences, all to one side."""
     sizes = sorted(abs(effect.estimate or 0.0) for effect in effects)
     side = "higher" if (effects[0].estimate or 0.0) > 0 else "lower"
@@ -101,7 +101,7 @@ def rest(metric: Metric, effects: Sequence[Effect], named: Mapping[str, str]) ->
     return f"{listing([named[effect.control] for effect in effects])} by {span}{_unit(metric)} {side}"
 
 
-def levels(metric: Metric, named: Mapping[str, float]) -> str:
+def levels(metric: Quantity, named: Mapping[str, float]) -> str:
     """Mean values side by side, those that there are; "" for none.
 
     >>> from dit_lens.methods.metrics import METRICS
@@ -112,7 +112,7 @@ def levels(metric: Metric, named: Mapping[str, float]) -> str:
     return f"Mean {metric.title}: {'; '.join(known)}" if known else ""
 
 
-def amount(metric: Metric, value: float) -> str:
+def amount(metric: Quantity, value: float) -> str:
     """Size of a value with its unit, where the title does not imply it."""
     return f"{figure(abs(value))}{_unit(metric)}"
 
@@ -168,5 +168,5 @@ def sentences(*parts: str) -> str:
     return " ".join(f"{part[:1].upper()}{part[1:]}." for part in whole if part)
 
 
-def _unit(metric: Metric) -> str:
+def _unit(metric: Quantity) -> str:
     return f" {metric.unit}" if metric.unit == "dB" else ""

@@ -19,6 +19,7 @@ import pandas as pd
 
 from dit_lens.methods.answers import Answer, Joint, any_of, judge_all
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
     FAIR,
     MASSIVE,
@@ -39,7 +40,7 @@ from dit_lens.methods.questions.judged import (
     metrics_for,
     too_few,
 )
-from dit_lens.methods.questions.levels import Measured, mean_of, metric_of, only
+from dit_lens.methods.questions.levels import Measured, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     BEATEN_LEAST,
@@ -125,7 +126,7 @@ def _joints(measured: Measured, metric: str, places: ByBlock) -> dict[int | None
     return {
         block: judge_all(
             [effect for at, effect in judged.items() if at[0] == block],
-            direction=metric_of(metric).disrupted,
+            direction=quantity(metric).disrupted,
             alpha=measured.judging.alpha,
         )
         for block in places
@@ -167,7 +168,7 @@ def _single(
     note: str,
 ) -> Answer:
     """Whether one block is enough."""
-    described = metric_of(metric)
+    described = quantity(metric)
     side = described.disrupted
     blocks = {block: joint for block, joint in joints.items() if block is not None}
     outcome = any_of(joint.outcome for joint in blocks.values())

@@ -32,8 +32,8 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, all_of, judge_all
 from dit_lens.methods.effect_tables import compare
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import joint_answer
-from dit_lens.methods.questions.levels import metric_of
 from dit_lens.methods.questions.question import Answered, Judging, Setting
 from dit_lens.methods.questions.sentences import control_words, difference, figure, sentences, spans
 from dit_lens.methods.resampling import mean_interval
@@ -227,7 +227,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answe
     )
     weakest = joints[worst].weakest
     claim = "after every block, massive channels outline the subject better than as many other channels"
-    metric = replace(metric_of(_METRIC), title=_TITLE)
+    metric = replace(quantity(_METRIC), title=_TITLE)
     answer = Answer(
         name=f"{NAME}.everywhere",
         question=NAME,

@@ -16,8 +16,9 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
+from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import corrected, joint_answer
-from dit_lens.methods.questions.levels import Contrast, Level, Measured, change, metric_of
+from dit_lens.methods.questions.levels import Contrast, Level, Measured, change
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.questions.sentences import control_words, figure, levels, listing, sentences
 from dit_lens.methods.resampling import EXACT
@@ -103,7 +104,7 @@ class Comparisons:
             claim=claim,
             metric=metric,
             primary=primary,
-            extra=[levels(metric_of(metric), self._means(metric, shown))],
+            extra=[levels(quantity(metric), self._means(metric, shown))],
         )
 
     def attributes(self, metrics: Sequence[str]) -> Iterable[Answer]:
@@ -128,7 +129,7 @@ class Comparisons:
                 "control",
                 metric=metric,
                 comparisons=len(found),
-                extra=[rate, before, levels(metric_of(metric), self._means(metric, controls))],
+                extra=[rate, before, levels(quantity(metric), self._means(metric, controls))],
             )
 
     def _interval(self, level: Level) -> str:
@@ -195,7 +196,7 @@ class Comparisons:
             claim=f"{self._what()} {_CLAIMS[metric]} more than blending that changes it as much",
             metric=metric,
             words={kind: f"{words[kind]} to the same SSIM" for kind in found},
-            extra=[levels(metric_of(metric), shown), self._how_blends_were_read(equal, words)],
+            extra=[levels(quantity(metric), shown), self._how_blends_were_read(equal, words)],
         )
 
     def _how_blends_were_read(self, equal: pd.DataFrame, words: Mapping[str, str]) -> str:
@@ -257,7 +258,7 @@ class Comparisons:
             title=title,
             extra=[
                 levels(
-                    replace(metric_of("change_inside"), title=title),
+                    replace(quantity("change_inside"), title=title),
                     {words: measured.mean("change_inside", each) for words, each in means.items()},
                 ),
                 f"Massive channels by themselves change pixels by {figure(inside)} inside and "

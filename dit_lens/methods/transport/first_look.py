@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.channel_sets import ChannelSet, require_k
-from dit_lens.methods.metrics import share_of_the_way, ssim
+from dit_lens.methods.distances import share_of_the_way, ssim
 from dit_lens.methods.pixels import save_png
 from dit_lens.methods.transport.arms import token_numbers
 from dit_lens.model.hook_points import parse_blocks, select_steps

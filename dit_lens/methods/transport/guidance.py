@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
-from dit_lens.methods.measures import AT_THE_END, WITH_A_DONOR, Measures
+from dit_lens.methods.measures import Measures
+from dit_lens.methods.metrics import METRICS, in_guidance
 from dit_lens.methods.units import units
 from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, require_unchanged
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from dit_lens.model.identity import RunIdentity
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
-
-METRICS = ("detail", "detail_ratio", "semantics", "alignment", "change_high", "ssim", "lpips")
 
 COLUMNS = ("arm", "family", "weight", "cfg", "prompt", "seed", "metric", "value")
 
@@ -93,9 +92,12 @@ class GuidanceStudy:
     arms_per_forward: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = [n for n in self.measures.names if n not in AT_THE_END or n in WITH_A_DONOR]
+        out_of_place = {"mask", "path", "source"}
+        wrong = [
+            n for n in self.measures.names if METRICS[n].readout != "final" or METRICS[n].needs & out_of_place
+        ]
         if wrong:
-            raise BadInput(f"{wrong[0]!r} is no metric of guidance; measure {', '.join(METRICS)}.")
+            raise BadInput(f"{wrong[0]!r} is no metric of guidance; measure {', '.join(in_guidance())}.")
         if True in self.cfg and not self.sampling.guided:
             raise BadInput(
                 f"Guidance with classifier-free guidance was asked for, at guidance scale "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import WITH_A_MASK, Measures, needs_image, rows_at_a_time
+from dit_lens.methods.measures import Measures, needs_image, rows_at_a_time
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.blends import Blend, blend, pixel_blend, prompt_blends
 from dit_lens.methods.transport.cases import SUBJECT, Bundle, Case, runs_of
@@ -116,7 +116,7 @@ class Made:
 
     def _inside(self, case: Case, source: Image) -> np.ndarray | None:
         """The case's mask as pixels [H, W]; None where it has none, or nothing is measured by it."""
-        if case.mask is None or not set(WITH_A_MASK) & set(self.measures.names):
+        if case.mask is None or not self.measures.needing("mask"):
             return None
         if case.mask == SUBJECT:
             from dit_lens.zoo.nearest import scene_of

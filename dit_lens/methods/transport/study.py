@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.measures import AT_THE_END, WITH_A_MASK, Measures
+from dit_lens.methods.measures import Measures
+from dit_lens.methods.metrics import METRICS, in_transport
 from dit_lens.methods.study_groups import add_edits
 from dit_lens.methods.transport.arms import Carry
 from dit_lens.methods.transport.cases import SUBJECT, Bundle, Case, runs_of
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling
 
-METRICS = ("toward_latent", "margin", "moved", "kept", "ssim", "lpips", *WITH_A_MASK)
-"""What is measured of every case, besides `moved.<attribute>`."""
 
 COLUMNS = (
     "arm", "family", "strength", "draw", "axis", "at", "unit", "group", "side", "prompt", "donor", "seed",
@@ -85,10 +84,14 @@ class CarryStudy:
         return [case for bundle in self.bundles for case in bundle]
 
     def __post_init__(self) -> None:
-        fitting = (*AT_THE_END, *WITH_A_MASK)
-        wrong = next((name for name in self.measures.names if name not in fitting), None)
+        wrong = next(
+            (n for n in self.measures.names if METRICS[n].readout != "final" or "path" in METRICS[n].needs),
+            None,
+        )
         if wrong is not None:
-            raise BadInput(f"{wrong!r} is no metric of a finished image; measure {', '.join(METRICS)}.")
+            raise BadInput(
+                f"{wrong!r} is no metric of a finished image; measure {', '.join(in_transport())}."
+            )
         self.measures.require_size(self.sampling.height, self.sampling.width)
         for bundle in self.bundles:
             for case in bundle:
@@ -122,7 +125,7 @@ class CarryStudy:
 
     def _require_mask(self, case: Case) -> None:
         """Raise BadInput for a mask by which this study's pictures cannot be told inside from outside."""
-        if case.mask is None or not set(WITH_A_MASK) & set(self.measures.names):
+        if case.mask is None or not self.measures.needing("mask"):
             return
         height, width = self.sampling.height, self.sampling.width
         if case.mask == SUBJECT:
@@ -166,7 +169,7 @@ class CarryStudy:
     def definitions(self, case: Case) -> dict[str, str]:
         """Metric → definition; those that need a mask name the case's."""
         return {
-            name: f"{rule} mask {case.mask_identity}" if name in WITH_A_MASK else rule
+            name: f"{rule} mask {case.mask_identity}" if "mask" in METRICS[name].needs else rule
             for name, rule in self._definitions.items()
         }
 

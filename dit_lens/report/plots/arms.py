@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.effect_words import OUTCOMES, families_in_order, family_name, metric_words, p_words
+from dit_lens.methods.metrics import quantity
+from dit_lens.report.effect_words import OUTCOMES, families_in_order, family_name, p_words
 from dit_lens.report.plots.effect_marks import (
     bars,
     control_label,
@@ -50,7 +51,7 @@ def disruption(data: Source, *, metric: str | None = None) -> go.Figure:
     rows = rows_of(rows, DISRUPTION, metric=metric)
     by_control = rows.drop_duplicates("control").set_index("control")
     by_control = by_control.loc[families_in_order(by_control.index)]
-    words = metric_words(metric)
+    words = quantity(metric)
     clean = number_or_nan(by_control["clean_mean"])
     clean = clean[np.isfinite(clean)]
     lines = len(by_control) + 1 + bool(len(clean))
@@ -221,7 +222,7 @@ def levels(data: Source, *, metric: str | None = None) -> go.Figure:
 
 
 def _levels_with_intervals(rows: pd.DataFrame) -> go.Figure:
-    words = metric_words(str(rows["metric"].iloc[0]))
+    words = quantity(str(rows["metric"].iloc[0]))
     clean = number_or_nan(rows["clean_mean"])
     clean = clean[np.isfinite(clean)]
     panels = Panels(

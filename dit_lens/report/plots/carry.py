@@ -13,12 +13,12 @@ from dit_lens.report.carry_words import (
     LEVEL,
     MOVED,
     OTHER_WAYS,
-    UNMOVED,
     carry_metrics,
     carry_words,
     in_order,
     pair_groups,
     unit_word,
+    unmoved,
     upper_first,
     way_column,
     way_words,
@@ -104,8 +104,8 @@ def transport(
                 aside = 0.018 * (rank - (len(members) - 1) / 2) * max(strengths[-1] - strengths[0], 0.5)
                 level_curve(figure, panels.axes(index), own, "strength", family, new, aside)
                 shown.add(family)
-    if metric in UNMOVED:
-        marks = [zero_line(panels.axes(index), at=UNMOVED[metric]) for index in range(len(cells))]
+    if (level := unmoved(metric)) is not None:
+        marks = [zero_line(panels.axes(index), at=level) for index in range(len(cells))]
         figure.update_layout(shapes=marks)
     return figure
 

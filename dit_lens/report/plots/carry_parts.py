@@ -5,17 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from dit_lens.methods.metrics import quantity
 from dit_lens.report.carry_findings import curve_sentence, guidance_sentence
-from dit_lens.report.carry_words import (
-    AXES,
-    LEVEL,
-    UNMOVED,
-    carry_words,
-    in_order,
-    natural,
-    upper_first,
-)
-from dit_lens.report.effect_words import families_in_order, family_name, metric_words
+from dit_lens.report.carry_words import AXES, LEVEL, carry_words, in_order, natural, unmoved, upper_first
+from dit_lens.report.effect_words import families_in_order, family_name
 from dit_lens.report.plots.carry import chosen_metric
 from dit_lens.report.plots.effect_marks import (
     bars,
@@ -86,8 +79,8 @@ def transport_curves(data: Source, *, metric: str | None = None) -> go.Figure:
             ticktext=[plot_text(value, limit=24) for value in values],
             range=[-0.6, len(values) - 0.4],
         )
-    if metric in UNMOVED:
-        marks = [zero_line(panels.axes(index), at=UNMOVED[metric]) for index in range(len(axes))]
+    if (level := unmoved(metric)) is not None:
+        marks = [zero_line(panels.axes(index), at=level) for index in range(len(axes))]
         figure.update_layout(shapes=marks)
     return figure
 
@@ -140,7 +133,7 @@ def detail_guidance(data: Source, *, metric: str | None = None) -> go.Figure:
     rows = rows_of(rows, GUIDANCE, metric=metric).sort_values("weight", kind="stable")
     rows = rows.assign(cfg=[str(value).lower() == "true" for value in rows["cfg"]])
     families, weights = families_in_order(rows["family"]), sorted({float(value) for value in rows["weight"]})
-    words = metric_words(metric)
+    words = quantity(metric)
     cells = sorted(set(rows["cfg"]), reverse=True)
     panels = Panels(
         titles=tuple(

@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dit_lens.errors import BadInput
-from dit_lens.report.effect_words import families_in_order, family_name, metric_words
+from dit_lens.methods.metrics import quantity
+from dit_lens.report.effect_words import families_in_order, family_name
 from dit_lens.report.plots.effect_marks import number_or_nan, one_metric
 from dit_lens.report.plots.frame import BLOCK_AXIS, STEP_AXIS, rows_of
 from dit_lens.report.plots.panels import Panels
@@ -59,7 +60,7 @@ def effect_map(
     sigma = rows.groupby("step")["sigma"].first().reindex(steps).to_numpy(dtype=float)
     massive = _Cells(_against(rows, control), blocks, steps)
     other = _Cells(rows[rows["family"] == control], blocks, steps) if control else None
-    words = metric_words(metric)
+    words = quantity(metric)
     titles = ["massive channels"]
     if other is not None:
         titles += [plot_text(family_name(str(control))), "massive − control"]

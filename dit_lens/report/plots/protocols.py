@@ -9,14 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dit_lens.report.effect_words import (
-    OUTCOMES,
-    families_in_order,
-    family_name,
-    metric_words,
-    metrics_in_order,
-    p_words,
-)
+from dit_lens.methods.metrics import quantity
+from dit_lens.report.effect_words import OUTCOMES, families_in_order, family_name, metrics_in_order, p_words
 from dit_lens.report.plots.effect_marks import (
     bars,
     line_with_band,
@@ -37,7 +31,6 @@ SINGLE_OR_ALL = (
     "difference_high", "p_adjusted", "outcome", "n",
 )  # fmt: skip
 DOSE = ("metric", "family", "k", "mean", "ci_low", "ci_high", "n")
-_UNCHANGED = {"ssim": 1.0, "detail_ratio": 1.0, "psnr": None}  # of the clean image itself; else 0
 _ALL_AT = -2.0  # where, left of block 0, the edit of all blocks stands
 _MOST_TICKS = 14
 
@@ -64,7 +57,7 @@ def semantics_or_detail(data: Source, *, metrics: Sequence[str] | None = None) -
     rows = rows.assign(place=place).dropna(subset=["place"]).sort_values(["place"], kind="stable")
     ticks = _block_ticks(rows["place"])
     panels = Panels(
-        titles=tuple(metric_words(name).title for name in names),
+        titles=tuple(quantity(name).title for name in names),
         wide=2 if len(names) > 1 else 1,
         narrow=1,
         height=190,
@@ -83,7 +76,7 @@ def semantics_or_detail(data: Source, *, metrics: Sequence[str] | None = None) -
             of_family = of_metric[of_metric["family"] == family]
             shift = 0.22 * (rank - (len(families) - 1) / 2)
             _both_protocols(figure, panels.axes(index), of_family, family, shift, index == 0)
-        level = _UNCHANGED.get(name, 0.0)
+        level = quantity(name).unchanged
         if level is not None:
             shapes.append(zero_line(panels.axes(index), at=level))
     figure.update_layout(shapes=shapes)
@@ -140,9 +133,7 @@ def _title(rows: pd.DataFrame, names: Sequence[str]) -> str:
     """Return what massive channels change when all blocks are edited, in the first two metrics."""
     massive = rows[(rows["family"] == "massive") & (rows["place"] == _ALL_AT)].drop_duplicates("metric")
     change = massive.set_index("metric")["change"]
-    said = [f"{metric_words(name).title} {number(change[name])}" for name in names if name in change.index][
-        :2
-    ]
+    said = [f"{quantity(name).title} {number(change[name])}" for name in names if name in change.index][:2]
     return (
         f"Editing massive channels in all blocks: {', '.join(said)}"
         if said
@@ -170,7 +161,7 @@ def single_or_all(data: Source, *, metric: str | None = None) -> go.Figure:
     outcomes = [
         name for name in OUTCOMES if name in set(single.loc[single["family"] == "massive", "outcome"])
     ]
-    words = metric_words(metric)
+    words = quantity(metric)
     blocks = single["place"].nunique()
     panels = Panels(
         titles=("level, one block edited", "massive − control"),
@@ -289,7 +280,7 @@ def dose(data: Source, *, metric: str | None = None) -> go.Figure:
     rows = rows_of(rows, DOSE, metric=metric).sort_values("k", kind="stable")
     families = families_in_order(rows["family"])
     doses = sorted({int(k) for k in rows["k"]})
-    words = metric_words(metric)
+    words = quantity(metric)
     panels = Panels(
         titles=("",),
         wide=1,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.measures import WITH_A_MASK, Measures
-from dit_lens.methods.metrics import share_of_the_way
+from dit_lens.methods.distances import share_of_the_way
+from dit_lens.methods.measures import Measures
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.questions import Setting
 from dit_lens.methods.regions import region_change
@@ -26,6 +26,8 @@ from dit_lens.model.given import GivenPath
 from dit_lens.run.cells import CellStore
 
 pytestmark = pytest.mark.tiny
+
+WITH_A_MASK = ("change_inside", "change_outside")
 
 SAMPLING = {"steps": 3, "guidance_scale": 4.5, "max_sequence_length": 0}
 PROMPTS = ("a red circle", "blue")

@@ -7,7 +7,7 @@ import pytest
 
 import dit_lens as dl
 from dit_lens.errors import BadInput
-from dit_lens.methods.measures import WITH_A_MASK, Measures
+from dit_lens.methods.measures import Measures
 from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.questions import Setting
 from dit_lens.methods.spatial import Mask
@@ -16,6 +16,8 @@ from dit_lens.zoo.nearest import scene_of
 from dit_lens.zoo.scenes import subject_mask
 
 pytestmark = pytest.mark.tiny
+
+WITH_A_MASK = ("change_inside", "change_outside")
 
 BLEND = Carry(Blend("pixel_blend", 0.5), "pixel_blend", 0.5)
 

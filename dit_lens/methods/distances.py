@@ -1,4 +1,4 @@
-"""What an edit changed: distances at each step, and of the final pictures; `along_steps` has whole runs.
+"""Distances: of tensors at each step, along a line, and of pairs of images; `along_steps` has whole runs.
 
 Everything is measured pairwise between an edited run and its reference (same prompt, seed and schedule) and
 comes back as float64 numpy arrays with one entry per row. Inputs may be numpy arrays or tensors.
@@ -6,18 +6,13 @@ comes back as float64 numpy arrays with one entry per row. Inputs may be numpy a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.methods.frequency import CUTOFF, band_change
+from dit_lens.errors import BadInput
 from dit_lens.methods.pixels import as_array, pixel_pairs
-from dit_lens.words import known_words
-from dit_lens.zoo.scenes import ATTRIBUTES, SEMANTIC
 
 if TYPE_CHECKING:
     from dit_lens.methods.pixels import Images
@@ -29,53 +24,6 @@ PSNR_CAP = 100.0
 """Decibels given to images that are equal or closer than this, so that a mean over prompts stays finite."""
 
 _SSIM_WINDOW = 11
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measured quantity: its unit, and on which side of a control a more disruptive edit lies."""
-
-    name: str
-    title: str
-    unit: str
-    disrupted: Literal["greater", "less"]
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("latent", "latent distance", "share of the reference's norm", "greater"),
-        Metric("velocity", "velocity distance", "share of the reference's norm", "greater"),
-        Metric(
-            "predicted_x0", "mean drift of the predicted image", "share of the reference's norm", "greater"
-        ),
-        Metric("psnr", "PSNR to the clean image", "dB", "less"),
-        Metric("ssim", "SSIM with the clean image", "", "less"),
-        Metric("lpips", "LPIPS distance to the clean image", "", "greater"),
-        Metric("change_low", "change at low frequencies", "pixel value, 0 to 1", "greater"),
-        Metric("change_high", "change at high frequencies", "pixel value, 0 to 1", "greater"),
-        Metric("change_inside", "change inside the mask", "pixel value, 0 to 1", "greater"),
-        Metric("change_outside", "change outside the mask", "pixel value, 0 to 1", "greater"),
-        Metric("detail_ratio", "high-frequency magnitude over the clean image's", "ratio", "less"),
-        Metric("alignment", "prompt alignment", "cosine", "less"),
-        Metric("semantics", "semantic attributes as asked", "share", "less"),
-        Metric("detail", "surface detail as asked", "share", "less"),
-        *(Metric(f"attribute.{name}", f"{name} as asked", "share", "less") for name in SEMANTIC),
-        Metric("toward", "velocity's way to the donor's", "share of the way", "greater"),
-        Metric("toward_latent", "final latent's way to the donor's", "share of the way", "greater"),
-        Metric("margin", "alignment with the source's prompt over the target's", "cosine", "greater"),
-        Metric("moved", "differing attributes that read as the source's", "share", "greater"),
-        Metric("kept", "shared attributes that read as before", "share", "less"),
-        *(
-            Metric(f"moved.{name}", f"{name} that reads as the source's", "share", "greater")
-            for name in ATTRIBUTES
-        ),
-    )
-}
-"""The metrics of this package by name; `disrupted` is the `direction` for `methods.stats.judge`."""
-
-IMAGE_METRICS = ("psnr", "ssim", "change_low", "change_high", "detail_ratio")
-"""Metrics of a pair of pictures that need nothing else; `lpips` needs weights, see `methods.lpips`."""
 
 
 # ------------------------------------------------------------------------------------------ along the steps
@@ -182,38 +130,3 @@ def require_ssim_window(height: int, width: int) -> None:
         raise BadInput(
             f"SSIM looks through a window of {_SSIM_WINDOW} pixels; the images are {height} × {width}."
         )
-
-
-@known_words
-def compare_images(
-    edited: Images, reference: Images, metrics: Sequence[str] = IMAGE_METRICS, *, cutoff: float = CUTOFF
-) -> dict[str, Array]:
-    """The image metrics by name, float64 [n] each, in the order asked for.
-
-    Args:
-        edited, reference: n pictures each, in pairs: PIL images, or arrays [H, W, 3].
-        metrics: of `IMAGE_METRICS`; units and directions in `METRICS`.
-        cutoff: cycles per pixel between low and high frequencies.
-
-    Raises:
-        BadInput: an unknown metric, or images that do not pair.
-
-    >>> list(compare_images([np.zeros((16, 16, 3))], [np.ones((16, 16, 3))], ["psnr", "change_low"]))
-    ['psnr', 'change_low']
-    """
-    for name in metrics:
-        if name not in IMAGE_METRICS:
-            raise BadInput(
-                f"There is no image metric {name!r}; there are {', '.join(IMAGE_METRICS)}."
-                f"{did_you_mean(name, IMAGE_METRICS)}"
-            )
-    pairs = pixel_pairs(edited, reference)
-    bands = band_change(*pairs, cutoff=cutoff)
-    found = {
-        "change_low": lambda: bands.low,
-        "change_high": lambda: bands.high,
-        "detail_ratio": lambda: bands.detail_ratio,
-        "psnr": lambda: psnr(*pairs),
-        "ssim": lambda: ssim(*pairs),
-    }
-    return {name: found[name]() for name in metrics}
