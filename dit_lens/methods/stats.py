@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.effect_tables import compare, correct
@@ -51,6 +52,12 @@ __all__ = [
 ]
 
 
+class ReadsPrompts(Protocol):
+    """A lens, as far as a split asks it: what of each prompt reaches the model."""
+
+    def read_prompts(self, prompts: Sequence[str]) -> Sequence[Any]: ...
+
+
 @dataclass(frozen=True)
 class PromptSplit:
     """Prompts that choose (channels, layers, thresholds) and prompts that judge; disjoint."""
@@ -59,11 +66,14 @@ class PromptSplit:
     held_out: tuple[str, ...]
 
 
-def split_prompts(prompts: Sequence[str], *, calibration: float = 0.5, seed: int = 0) -> PromptSplit:
+def split_prompts(
+    prompts: Sequence[str], *, calibration: float = 0.5, seed: int = 0, lens: ReadsPrompts | None = None
+) -> PromptSplit:
     """Split prompts into calibration and held-out ones, each in the order given; repeats count once.
 
     A prompt's side depends on the set of prompts and the seed, never on their order. Each side gets at least
-    one prompt.
+    one prompt. With a `lens`, prompts that reach its model as the same tokens count once: none is held out
+    that the model cannot tell from one that chooses.
 
     Raises:
         BadInput: fewer than two different prompts, or a share outside (0, 1).
@@ -72,6 +82,9 @@ def split_prompts(prompts: Sequence[str], *, calibration: float = 0.5, seed: int
     True
     """
     unique = tuple(dict.fromkeys(prompts))
+    if lens is not None:
+        read = {each.tokens: each.prompt for each in reversed(lens.read_prompts(unique))}
+        unique = tuple(prompt for prompt in unique if prompt in read.values())
     if len(unique) < 2:
         raise BadInput(f"{len(unique)} different prompts cannot be split in two; give at least 2.")
     if not 0 < calibration < 1:

@@ -11,6 +11,7 @@ import dit_lens as dl
 from dit_lens.errors import BadInput
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.study import spatial_study
+from dit_lens.methods.stats import split_prompts
 from dit_lens.methods.units import LEAST, units
 from dit_lens.model.prompts import tokens_of
 from dit_lens.notices import Notice
@@ -136,3 +137,15 @@ def test_a_negative_prompt_that_guidance_ignores_is_said_to_be_ignored(lens) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         lens.generate("blue", 0, **S, guidance_scale=4.0, negative_prompt="blurred", progress=False)
+
+
+def test_a_split_with_a_lens_holds_out_nothing_that_the_model_cannot_tell_from_what_chooses(lens) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in range(8):
+            blind = split_prompts([*SAME, "blue"], seed=seed)
+            assert len(blind.calibration) + len(blind.held_out) == 7
+            found = split_prompts([*SAME, "blue"], seed=seed, lens=lens)
+            assert sorted((*found.calibration, *found.held_out)) == sorted((SAME[0], "blue"))
+        with pytest.raises(BadInput, match="1 different prompts"):
+            split_prompts(SAME, lens=lens)
