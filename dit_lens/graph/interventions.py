@@ -45,6 +45,7 @@ class Identity(PartEdit):
     """
 
     op: ClassVar[str] = "identity"
+    verb: ClassVar[str] = "leaving"
 
     @property
     def changes_nothing(self) -> bool:
@@ -64,6 +65,7 @@ class Zero(PartEdit):
     """
 
     op: ClassVar[str] = "zero"
+    verb: ClassVar[str] = "zeroing"
 
     def _change(self, value: Tensor, material: Material) -> Tensor:
         return value.new_zeros(()).expand_as(value)
@@ -86,6 +88,7 @@ class Mean(PartEdit):
     of: str = "token"
 
     op: ClassVar[str] = "mean"
+    verb: ClassVar[str] = "averaging"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,6 +137,7 @@ class Scale(PartEdit):
     factor: float
 
     op: ClassVar[str] = "scale"
+    verb: ClassVar[str] = "scaling"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,6 +170,7 @@ class Clamp(PartEdit):
     quantile: float
 
     op: ClassVar[str] = "clamp"
+    verb: ClassVar[str] = "clamping"
     recentred: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -224,6 +229,7 @@ class Add(PartEdit):
     value: float | tuple[float, ...]
 
     op: ClassVar[str] = "add"
+    verb: ClassVar[str] = "shifting"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -263,6 +269,7 @@ class Resample(PartEdit):
     """
 
     op: ClassVar[str] = "resample"
+    verb: ClassVar[str] = "resampling"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -289,6 +296,7 @@ class Patch(PartEdit):
     strength: float = 1.0
 
     op: ClassVar[str] = "patch"
+    verb: ClassVar[str] = "patching"
 
     def __post_init__(self) -> None:
         super().__post_init__()

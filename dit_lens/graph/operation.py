@@ -47,6 +47,9 @@ class Intervention(ABC):
     op: ClassVar[str]
     """Name in a spec."""
 
+    verb: ClassVar[str] = ""
+    """What it does to the addressed entries, in a sentence: "zeroing"; by default "the edit <op> of"."""
+
     needs_tokens: ClassVar[bool] = False
     """Whether the edit makes no sense where there are no tokens, whatever the part."""
 

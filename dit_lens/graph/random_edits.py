@@ -32,6 +32,7 @@ class Noise(PartEdit):
     seed: int = 0
 
     op: ClassVar[str] = "noise"
+    verb: ClassVar[str] = "adding noise to"
     recentred: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ class TokenShuffle(PartEdit):
     seed: int = 0
 
     op: ClassVar[str] = "token_shuffle"
+    verb: ClassVar[str] = "shuffling the tokens of"
     needs_tokens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

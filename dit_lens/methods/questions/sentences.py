@@ -21,19 +21,13 @@ CONTROL_WORDS = {
 
 BEATEN_LEAST = " (beaten least)"
 
-_VERBS = {
-    "zero": "zeroing", "mean": "averaging", "scale": "scaling", "clamp": "clamping", "add": "shifting",
-    "noise": "adding noise to", "token_shuffle": "shuffling the tokens of", "identity": "leaving",
-    "resample": "resampling", "patch": "patching",
-}  # fmt: skip
-
 
 def treatment_words(arm: Arm) -> str:
     """What an arm does to the massive channels, to begin a clause: "zeroing massive channels"."""
     op: Intervention = arm.edits[0].op
     part = "" if op.part == "all" else f"the {op.part} part of "
     kept = " (LayerNorm statistics kept)" if op.ln_preserving else ""
-    return f"{_VERBS.get(op.op, f'the edit {op.op} of')} {part}massive channels{kept}"
+    return f"{op.verb or f'the edit {op.op} of'} {part}massive channels{kept}"
 
 
 def control_words(control: str) -> str:
