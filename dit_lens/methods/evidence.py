@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dit_lens.methods.attribute_scores import Reader, attribute_scores
 from dit_lens.methods.carried import moves
+from dit_lens.methods.distances import share_of_the_way, step_distance
 from dit_lens.methods.frequency import CUTOFF, BandChange, band_change
 from dit_lens.methods.pixels import pixel_pairs
 from dit_lens.methods.regions import region_change
@@ -59,6 +60,20 @@ class Evidence:
     def nothing(self) -> Array:
         """NaN for every row: a metric that has no value here."""
         return np.full(len(self.prompts), np.nan)
+
+    @cached_property
+    def distance(self) -> Array:
+        """Relative distance of the edited tensors from the unedited ones."""
+        assert self.edited is not None and self.clean is not None
+        return step_distance(self.edited[:, None], self.clean[:, None])[:, 0]
+
+    @cached_property
+    def way(self) -> Array:
+        """Share of the way to the source; NaN where there is none."""
+        if self.source is None:
+            return self.nothing
+        assert self.edited is not None and self.clean is not None
+        return share_of_the_way(self.edited, self.clean, self.source)
 
     @cached_property
     def pairs(self) -> tuple[Any, Any]:

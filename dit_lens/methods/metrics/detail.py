@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dit_lens.methods.evidence import Evidence
 from dit_lens.methods.metric import Metric
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-def _measure(rows: Evidence) -> npt.NDArray[np.float64]:
-    return rows.attributes[METRIC.name]
-
 
 METRIC = Metric(
     name="detail",
     title="surface detail as asked",
     unit="share",
     disrupted="less",
-    measure=_measure,
+    measure=lambda rows: rows.attributes["detail"],
     needs=frozenset({"image", "reader"}),
     row=13,
     place=2,

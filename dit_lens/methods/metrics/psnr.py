@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dit_lens.methods.distances import psnr
-from dit_lens.methods.evidence import Evidence
 from dit_lens.methods.metric import Metric
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-def _measure(rows: Evidence) -> npt.NDArray[np.float64]:
-    return psnr(*rows.pairs)
-
 
 METRIC = Metric(
     name="psnr",
     title="PSNR to the clean image",
     unit="dB",
     disrupted="less",
-    measure=_measure,
+    measure=lambda rows: psnr(*rows.pairs),
     needs=frozenset({"image", "clean"}),
     row=3,
     place=13,

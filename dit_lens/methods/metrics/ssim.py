@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dit_lens.methods.distances import require_ssim_window, ssim
-from dit_lens.methods.evidence import Evidence
 from dit_lens.methods.metric import InTransport, Metric
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-def _measure(rows: Evidence) -> npt.NDArray[np.float64]:
-    return ssim(*rows.pairs)
-
 
 METRIC = Metric(
     name="ssim",
     title="SSIM with the clean image",
     unit="",
     disrupted="less",
-    measure=_measure,
+    measure=lambda rows: ssim(*rows.pairs),
     needs=frozenset({"image", "clean"}),
     row=4,
     place=3,

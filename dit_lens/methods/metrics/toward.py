@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dit_lens.methods.distances import share_of_the_way
-from dit_lens.methods.evidence import Evidence
 from dit_lens.methods.metric import Metric
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-def _measure(rows: Evidence) -> npt.NDArray[np.float64]:
-    if rows.source is None:
-        return rows.nothing
-    assert rows.edited is not None and rows.clean is not None
-    return share_of_the_way(rows.edited, rows.clean, rows.source)
-
 
 METRIC = Metric(
     name="toward",
     title="velocity's way to the donor's",
     unit="share of the way",
     disrupted="greater",
-    measure=_measure,
+    measure=lambda rows: rows.way,
     needs=frozenset({"clean", "source"}),
     row=20,
     place=14,
