@@ -27,7 +27,15 @@ ALLOWED = {
     "graph": BELOW | {"zoo", "model"},
     "run": BELOW | {"zoo", "model", "graph"},
     "methods": BELOW | {"zoo", "model", "graph", "run"},
-    "report": BELOW | {"run.records", "run.run_record", "methods.stats", "methods.answers", "model.identity"},
+    "report": BELOW
+    | {
+        "run.records",
+        "run.run_record",
+        "methods.stats",
+        "methods.answers",
+        "methods.control_labels",
+        "model.identity",
+    },
     "analysis": BELOW | {"zoo", "model", "graph", "run", "methods", "report"},
     "cli": BELOW | {"zoo", "model", "graph", "run", "methods", "report", "analysis"},
 }
