@@ -10,6 +10,7 @@ import pytest
 
 from dit_lens import zoo
 from dit_lens.graph.interventions import OPERATIONS
+from dit_lens.methods.controls import CONTROLS
 from dit_lens.model import adapters
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,7 @@ def test_a_guide_runs(guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a guide registers must not outlive it.
     monkeypatch.setitem(OPERATIONS, "round", OPERATIONS["zero"])
     monkeypatch.setattr(adapters, "_FAMILIES", dict(adapters._FAMILIES))
+    monkeypatch.setattr(CONTROLS, "_loaded", dict(CONTROLS._loaded))
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(GUIDES[guide], f"CONTRIBUTING.md, {guide}", "exec", dont_inherit=True), names)
     if guide == "Add an op":

@@ -34,6 +34,7 @@ ALLOWED = {
         "methods.stats",
         "methods.answers",
         "methods.metrics",
+        "methods.control_labels",
         "model.identity",
     },
     "analysis": BELOW | {"zoo", "model", "graph", "run", "methods", "report"},

@@ -129,7 +129,7 @@ class EffectStudies:
             op=effects.op,
             steps=effects.steps,
             branch=effects.branch,
-            controls={str(kind): draws for kind, draws in effects.controls.items()},
+            controls=dict(effects.controls),
             doses=effects.doses,
             seed=effects.draw_seed,
         )

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator
+from dit_lens.methods.controls import CONTROLS, fairest_first, token_shuffle
 
 if TYPE_CHECKING:
     from dit_lens.analysis.spec import AnalysisSpec
 
-Controls = TypeVar("Controls", bound=Mapping[Any, int])
 
-_OTHER_CHANNELS = ("low", "random", "random_rank_window", "energy_matched")
+def used() -> dict[str, tuple[str, ...]]:
+    """Sections, and the kinds of `effects.controls` that they can compare with.
 
-USED: dict[str, tuple[str, ...]] = {
-    "disruption": _OTHER_CHANNELS,
-    "bias_or_carrier": ("token_shuffle",),
-    "semantics_or_detail": _OTHER_CHANNELS,
-    "single_or_all": _OTHER_CHANNELS,
-    "dose": _OTHER_CHANNELS,
-}
-"""Sections, and the kinds of `effects.controls` that they can compare with. Maps have `effects.maps.control`,
-and the other sections controls of their own."""
-
-WITHOUT_CHANCE = ("low", "mean_set", "ln_preserving")
-"""Kinds of which there is one, however many draws are asked for."""
-
-
-_INSTEAD = {
-    "mean_set": "bias_or_carrier sets the token mean by itself",
-    "ln_preserving": "bias_or_carrier keeps LayerNorm statistics by itself",
-}
+    Maps have `effects.maps.control`, and the other sections controls of their own.
+    """
+    others = fairest_first("effects")
+    sections = ("disruption", "semantics_or_detail", "single_or_all", "dose")
+    return {**dict.fromkeys(sections, others), "bias_or_carrier": (token_shuffle.CONTROL.name,)}
 
 
 def require_held_out_pairs(spec: AnalysisSpec) -> None:
@@ -68,8 +55,9 @@ def require_useful_controls(spec: AnalysisSpec) -> None:
     if not useless or controls == type(spec.effects)().controls:
         return
     kind = useless[0]
-    by = [section for section, kinds in USED.items() if kind in kinds]
-    users = f"only {', '.join(by)} would" if by else f"no section does; {_INSTEAD[kind]}"
+    by = [section for section, kinds in used().items() if kind in kinds]
+    nobody = "; ".join(filter(None, ("no section does", CONTROLS[kind].instead)))
+    users = f"only {', '.join(by)} would" if by else nobody
     remove = "--set effects.controls=null" if set(useless) == set(controls) else f"leave {kind} out"
     raise ValueError(
         f"effects.controls holds {kind}, and none of the sections that are asked for compares with it: "
@@ -79,20 +67,6 @@ def require_useful_controls(spec: AnalysisSpec) -> None:
 
 def useful(controls: Mapping[Any, int], sections: Iterable[str]) -> dict[str, int]:
     """Those of the controls that the sections can compare with."""
-    used = {kind for section in sections for kind in USED.get(section, ())}
-    return {kind: draws for kind, draws in controls.items() if kind in used}
-
-
-def _require_draws(controls: Controls) -> Controls:
-    """Raise ValueError for more than one draw of a kind that involves no chance."""
-    for kind, draws in controls.items():
-        if kind in WITHOUT_CHANCE and draws > 1:
-            raise ValueError(
-                f"{draws} draws of {kind} were asked for, and nothing in it is drawn: there is one. "
-                f"Write {kind}: 1"
-            )
-    return controls
-
-
-DrawsFit = AfterValidator(_require_draws)
-"""Of a spec's `controls`: one draw of what involves no chance."""
+    compared = used()
+    kinds = {kind for section in sections for kind in compared.get(section, ())}
+    return {kind: draws for kind, draws in controls.items() if kind in kinds}

@@ -56,7 +56,7 @@ def run_guidance(asked: Asked, found: Found) -> tuple[Answer, ...]:
 
 def guidance_study(asked: Asked, chosen: Chosen) -> GuidanceStudy:
     """The study behind `detail_guidance`, on the first held-out prompts."""
-    from dit_lens.methods.controls import controls
+    from dit_lens.methods.controls import controls, random_rank_window
     from dit_lens.methods.measures import default_measures
     from dit_lens.methods.metrics import in_guidance
     from dit_lens.methods.transport.guidance import GuidanceStudy, Guided
@@ -66,11 +66,12 @@ def guidance_study(asked: Asked, chosen: Chosen) -> GuidanceStudy:
     every = default_measures(lens, spec.metrics, clip=spec.alignment, lpips=spec.lpips)
     wanted = spec.metrics or tuple(name for name in in_guidance() if name in every.names)
     blocks = parse_blocks(spec.blocks, lens.num_blocks)
-    window = controls(massive, chosen.stats, "random_rank_window", seed=spec.draw_seed)[0].channels
+    beside = random_rank_window.CONTROL.name
+    window = controls(massive, chosen.stats, beside, seed=spec.draw_seed)[0].channels
     assert window is not None
     guided = tuple(
         Guided(family, float(weight), {b: tuple(held.blocks.get(b, ())) for b in blocks}, massive.stream)
-        for family, held in (("massive", massive), ("random_rank_window", window))
+        for family, held in (("massive", massive), (beside, window))
         for weight in spec.weights
     )
     cfg = tuple(on for on in spec.cfg if sampling.guided or not on) or (False,)

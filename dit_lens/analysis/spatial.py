@@ -257,7 +257,7 @@ class _Study:
         from dit_lens.methods.questions.question import Setting
 
         spec = self.spec
-        controls: dict[str, int] = dict(spec.controls.items())
+        controls = dict(spec.controls)
         setting = Setting(
             self.massive,
             self.stats,

@@ -14,15 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from dit_lens.analysis.fairness import DrawsFit
+from dit_lens.analysis.control_names import Draws, DrawsFit, SpatialControl
+from dit_lens.methods.controls import default_draws
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Where = StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[StrictInt | StrictFloat]]
-
-
-def _default_controls() -> dict[Literal["low", "random", "random_rank_window"], int]:
-    return {"low": 1, "random": 5, "random_rank_window": 5}
 
 
 class SpatialSpec(BaseModel):
@@ -57,14 +54,9 @@ class SpatialSpec(BaseModel):
     truth: Annotated[StrictStr, Field(min_length=1)] = "picture"
     """Where the subject truly is: `picture` or `caption` (the embedded world's exact masks), a folder with
     masks.yaml, or `transformers:MODEL#LABEL` (a segmentation model)."""
-    controls: Annotated[
-        dict[
-            Literal["low", "random", "random_rank_window"],
-            Annotated[StrictInt, Field(ge=1, le=1000)],
-        ],
-        Field(min_length=1),
-        DrawsFit,
-    ] = Field(default_factory=_default_controls)
+    controls: Annotated[dict[SpatialControl, Draws], Field(min_length=1), DrawsFit] = Field(
+        default_factory=lambda: default_draws("spatial")
+    )
     """Which other channels are compared with, and how many draws of each."""
     draw_seed: Seed = 0
     """Seed of the controls' draws and of the clusters' starting points."""

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from dit_lens.analysis.fairness import DrawsFit, require_held_out_pairs, require_useful_controls
+from dit_lens.analysis.control_names import Draws, DrawsFit, EffectControl, MapControl
+from dit_lens.analysis.fairness import require_held_out_pairs, require_useful_controls
 from dit_lens.analysis.model_spec import ModelSpec
 from dit_lens.analysis.spatial_spec import SpatialSpec
 from dit_lens.analysis.transport_spec import (
@@ -31,6 +32,7 @@ from dit_lens.analysis.transport_spec import (
 )
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
+from dit_lens.methods.controls import default_draws, energy_matched
 
 Statistic = Literal["abs_mean", "mean_abs", "max_abs", "p999"]
 Stream = Literal["image", "context"]
@@ -59,15 +61,6 @@ EffectSection = Literal[
 StageSection = Literal["spatial", "transport_text", "transport_image", "detail_guidance"]
 JudgedSection = Literal[EffectSection, StageSection]
 Section = Literal[ChannelSection, JudgedSection]
-Control = Literal[
-    "low",
-    "random",
-    "random_rank_window",
-    "energy_matched",
-    "mean_set",
-    "token_shuffle",
-    "ln_preserving",
-]
 CHANNEL_SECTIONS: tuple[ChannelSection, ...] = ChannelSection.__args__  # type: ignore[attr-defined]
 """What one pass over the prompts answers; each is a table of the run and a section of its report."""
 
@@ -202,13 +195,9 @@ class MapsSpec(_Spec):
     """Denoising steps of `final_map`."""
     final_prompts: Count = 8
     """`final_map` takes the first so many held-out prompts."""
-    control: Control = "energy_matched"
+    control: MapControl = energy_matched.CONTROL.name
     """What every cell is compared with: the first draw of this control (`patch_map`, to which energy says
     nothing, takes random_rank_window instead)."""
-
-
-def _default_controls() -> dict[Control, int]:
-    return {"low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5}
 
 
 class EffectsSpec(_Spec):
@@ -227,8 +216,8 @@ class EffectsSpec(_Spec):
     """Denoising steps that are edited, written as in `channels.steps`."""
     branch: Branch | Literal["both"] = "both"
     """Branch of classifier-free guidance that is edited."""
-    controls: Annotated[dict[Control, Annotated[StrictInt, Field(ge=1, le=1000)]], DrawsFit] = Field(
-        default_factory=_default_controls
+    controls: Annotated[dict[EffectControl, Draws], DrawsFit] = Field(
+        default_factory=lambda: default_draws("effects")
     )
     """What else an effect could come from, and how many draws of each. semantics_or_detail compares with the
     fairest of them, single_or_all and dose with the two fairest; bias_or_carrier with token_shuffle."""

@@ -186,7 +186,9 @@ def text_study(
 
 def _fair_for_k(spec: TransportSpec) -> str:
     """The control along k: one that is drawn anew for every k."""
-    kinds = ("random_rank_window", "random", "low")
+    from dit_lens.methods.controls import channels_alone
+
+    kinds = channels_alone("transport")
     return next((kind for kind in kinds if kind in spec.controls), kinds[0])
 
 

@@ -58,7 +58,7 @@ def setting_of(asked: Asked, chosen: Chosen) -> Setting:
         num_steps=asked.sampling.steps,
         stream=massive.stream,
         branch=spec.branch,
-        controls={str(kind): draws for kind, draws in spec.controls.items()},
+        controls=dict(spec.controls),
         seed=spec.draw_seed,
     )
 

@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from dit_lens.analysis.fairness import DrawsFit
+from dit_lens.analysis.control_names import Draws, DrawsFit, TransportControl
+from dit_lens.methods.controls import default_draws
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
@@ -26,17 +27,12 @@ Between = Annotated[StrictInt | StrictFloat, Field(gt=0, lt=1, allow_inf_nan=Fal
 Weight = Annotated[StrictInt | StrictFloat, Field(gt=0, allow_inf_nan=False)]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], Field(min_length=1)]
 Where = StrictStr | StrictInt | list[StrictInt] | dict[StrictStr, list[StrictInt | StrictFloat]]
-ControlKind = Literal["low", "random", "random_rank_window", "energy_matched"]
 
 TEXT_ALONE = (
     "pairs", "far_pairs", "prompt_strengths", "curve_pairs", "block_ranges", "step_ranges", "ks", "parts",
     "tokens",
 )  # fmt: skip
 """Keys of `transport` that `transport_image` does not read."""
-
-
-def _default_controls() -> dict[ControlKind, int]:
-    return {"low": 1, "random": 1, "random_rank_window": 1, "energy_matched": 1}
 
 
 class _Spec(BaseModel):
@@ -70,9 +66,9 @@ class TransportSpec(_Spec):
     """Denoising steps of these runs; absent, those of the analysis. There are many: fewer steps save time."""
     seeds: Seeds | None = None
     """Seeds of these runs; absent, those that judge effects. Seeds of a pair or picture are averaged."""
-    controls: Annotated[
-        dict[ControlKind, Annotated[StrictInt, Field(ge=1, le=1000)]], Field(min_length=1), DrawsFit
-    ] = Field(default_factory=_default_controls)
+    controls: Annotated[dict[TransportControl, Draws], Field(min_length=1), DrawsFit] = Field(
+        default_factory=lambda: default_draws("transport", most=1)
+    )
     """Which other channels are compared with, and how many draws of each."""
     draw_seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     """Seed of the controls' draws."""

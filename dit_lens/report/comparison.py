@@ -266,7 +266,9 @@ class Comparison:
     @cached_property
     def of_versions(self) -> tuple[Difference, ...]:
         """Model, machine, packages and code that differ."""
-        first, second = (_provenance(view) for view in (self.a, self.b))
+        # A record of an earlier version says nothing of its model's state: that is no difference.
+        whole = all(view.record.identity is not None for view in (self.a, self.b))
+        first, second = (_provenance(view, whole) for view in (self.a, self.b))
         return tuple(
             Difference(key, first.get(key, "–"), second.get(key, "–"))
             for key in dict.fromkeys((*first, *second))
@@ -372,7 +374,7 @@ def _shown(identity: RunIdentity) -> dict[str, str]:
     return {key: value for key, value in entries.items() if key not in ("device", "dtype")}
 
 
-def _provenance(view: RunView) -> dict[str, str]:
+def _provenance(view: RunView, whole: bool) -> dict[str, str]:
     record = view.record
     git = record.git
     prompts = record.prompts
@@ -380,7 +382,7 @@ def _provenance(view: RunView) -> dict[str, str]:
         "title": record.title,
         "model": record.model,
         "fingerprint": record.fingerprint,
-        **({} if record.identity is None else _shown(record.identity)),
+        **(_shown(record.identity) if whole and record.identity is not None else {}),
         "device": f"{record.device}, {record.dtype}",
         "prompts that choose": f"{len(prompts)}",
         "seeds": ", ".join(map(str, record.seeds)) or "none",

@@ -1,24 +1,19 @@
 """What arms and outcomes are called where a reader meets them, and in which order metrics stand there.
 
-Names that are not known here are shown as they stand in the table, so a new control needs no change to be
-drawn.
+Controls say themselves what they are called. Names that nobody knows are shown as they stand in the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dit_lens.methods.control_labels import control_title, controls_shown
 from dit_lens.methods.metrics import quantity
 
-_FAMILIES = {
-    "massive": "massive channels",
-    "low": "weakest",
-    "random": "random",
-    "random_rank_window": "random, next ranks",
-    "energy_matched": "energy matched",
-    "mean_set": "set to the mean",
-    "token_shuffle": "tokens shuffled",
-    "ln_preserving": "LayerNorm kept",
+_MASSIVE = {"massive": "massive channels"}
+
+# What massive channels are compared with beside their controls, which say themselves what they are called.
+_BESIDE = {
     "all": "all channels",
     "all_but_massive": "all other channels",
     "latent_blend": "latents blended",
@@ -44,7 +39,8 @@ def family_name(kind: str) -> str:
     >>> family_name("energy_matched"), family_name("my_control")
     ('energy matched', 'my control')
     """
-    return _FAMILIES.get(kind, kind.replace("_", " "))
+    named = _MASSIVE | _BESIDE
+    return named.get(kind) or control_title(kind) or kind.replace("_", " ")
 
 
 def families_in_order(kinds: Iterable[str]) -> list[str]:
@@ -58,7 +54,7 @@ def families_in_order(kinds: Iterable[str]) -> list[str]:
 
 def family_place(kind: str) -> tuple[int, str]:
     """Return where a family stands in the order of a report, as a key to sort by."""
-    known = list(_FAMILIES)
+    known = [*_MASSIVE, *controls_shown(), *_BESIDE]
     return known.index(kind) if kind in known else len(known), kind
 
 

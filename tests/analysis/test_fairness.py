@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dit_lens.analysis.fairness import USED, WITHOUT_CHANCE
+from dit_lens.analysis.fairness import used
 from dit_lens.analysis.reading import read_spec
 from dit_lens.analysis.run import _spec_of_one, spec_text
-from dit_lens.analysis.spec import EFFECT_SECTIONS, Control, EffectsSpec, SpatialSpec, TransportSpec
+from dit_lens.analysis.spec import EFFECT_SECTIONS, EffectsSpec, SpatialSpec, TransportSpec
 from dit_lens.errors import BadInput
-from dit_lens.methods.controls import DRAWN, KINDS
+from dit_lens.methods.controls import control_kinds, is_drawn, serving
 from dit_lens.methods.questions import QUESTIONS
 from tests.methods.questions.imaginary_effects import a_setting
 
@@ -98,16 +98,18 @@ def test_the_defaults_fit_every_section(section: str) -> None:
 
 
 def test_what_sections_are_said_to_use_is_what_they_use() -> None:
-    assert set(WITHOUT_CHANCE) == set(KINDS) - set(DRAWN) - {"sham"}
-    for section, used in USED.items():
-        base = {"random": 1} if "random" in used else {}
+    without_chance = ("low", "mean_set", "ln_preserving")
+    assert set(without_chance) == {kind for kind in control_kinds() if not is_drawn(kind)} - {"sham"}
+    assert set(serving("effects")) == set(control_kinds()) - {"sham"}
+    for section, compared in used().items():
+        base = {"random": 1} if "random" in compared else {}
         plain = QUESTIONS[section].arms(a_setting(controls=base))
-        for kind in Control.__args__:  # type: ignore[attr-defined]
-            draws = 1 if kind in WITHOUT_CHANCE else 2
-            alone = {kind: draws} if kind in used else {**base, kind: draws}
+        for kind in serving("effects"):
+            draws = 1 if kind in without_chance else 2
+            alone = {kind: draws} if kind in compared else {**base, kind: draws}
             arms = QUESTIONS[section].arms(a_setting(controls=alone))
             families = [arm.family for arm in arms]
-            assert (kind in families) if kind in used else (arms == plain), (section, kind)
+            assert (kind in families) if kind in compared else (arms == plain), (section, kind)
 
 
 class Folder:

@@ -16,9 +16,9 @@ from dit_lens.analysis.spatial import SpatialSpec, plan_spatial, run_spatial
 from dit_lens.analysis.spatial_files import THUMBNAIL, MaskRows, thumbnail
 from dit_lens.errors import BadInput
 from dit_lens.methods.channels import discover
+from dit_lens.methods.controls import serving
 from dit_lens.methods.spatial import RULES, Clustering, Mask
 from dit_lens.methods.spatial.clustering import METHODS, NORMALISATIONS
-from dit_lens.methods.spatial.families import CONTROLS
 from dit_lens.run.records import RunFolder
 
 pytestmark = pytest.mark.tiny
@@ -71,7 +71,7 @@ def test_the_spec_names_what_the_library_has() -> None:
     assert get_args(fields["normalise"].annotation) == NORMALISATIONS
     assert get_args(fields["method"].annotation) == METHODS
     assert get_args(fields["rule"].annotation) == RULES
-    assert tuple(SpatialSpec().controls) == CONTROLS
+    assert tuple(SpatialSpec().controls) == serving("spatial")
     how, spec = Clustering(), SpatialSpec()
     assert (how.normalise, how.method, how.clusters, how.rule) == (
         spec.normalise,

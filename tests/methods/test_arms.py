@@ -17,7 +17,7 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Clamp, EnergyMatched, Mean, Patch, Zero
 from dit_lens.graph.named_sets import NamedSets
 from dit_lens.methods.arms import CLEAN, Arm, ArmEdit, ablation_arm, arms_table, control_arm, require_distinct
-from dit_lens.methods.controls import KINDS, controls
+from dit_lens.methods.controls import control_kinds, controls
 from dit_lens.methods.spatial import Mask
 from tests.methods.synthetic import imaginary_statistics
 
@@ -87,7 +87,7 @@ def test_a_channel_set_brings_its_model_and_stream_and_they_are_no_part_of_the_r
     assert arm.as_data() == ablation_arm("x", "y", massive.blocks, Zero()).as_data()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", control_kinds())
 def test_every_control_makes_an_arm(kind) -> None:
     stats = imaginary_statistics()
     control = controls(stats.select(top_k=2), stats, kind)[0]

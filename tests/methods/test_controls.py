@@ -24,10 +24,14 @@ from dit_lens.graph.interventions import (
     from_data,
 )
 from dit_lens.methods.channels import ChannelSet, ChannelStatistics
-from dit_lens.methods.controls import DRAWN, KINDS, Control, controls
+from dit_lens.methods.controls import Control, control_kinds, controls, is_drawn
 from tests.methods.synthetic import ImaginaryRun, imaginary_statistics, statistics_like
 
 pytestmark = pytest.mark.pure
+
+KINDS = control_kinds()
+
+DRAWN = tuple(kind for kind in KINDS if is_drawn(kind))
 
 OTHERS = ("low", "random", "random_rank_window", "energy_matched")
 

@@ -15,7 +15,6 @@ from importlib import import_module
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.questions.question import (
-    CONTROLS,
     DOSES,
     Answered,
     Judging,
@@ -23,7 +22,7 @@ from dit_lens.methods.questions.question import (
     Setting,
 )
 
-__all__ = ["QUESTIONS", "CONTROLS", "DOSES", "Answered", "Judging", "Question", "Setting"]
+__all__ = ["QUESTIONS", "DOSES", "Answered", "Judging", "Question", "Setting"]
 
 # Name → module and attribute.
 _HOMES = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import Arm, ablation_arm, control_arm
-from dit_lens.methods.controls import Control, controls
+from dit_lens.methods.controls import CONTROLS, Control, controls, serving
 
 if TYPE_CHECKING:
     from dit_lens.methods.channels import ChannelSet
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 MASSIVE = "massive"
 
-OTHER_CHANNELS = ("low", "random", "random_rank_window", "energy_matched")
-"""Controls that edit other channels in the treatment's place, from the weakest to the fairest."""
-
-FAIR = ("energy_matched", "random_rank_window", "random", "low")
-"""The same, fairest first: changed by as much; as strong; as many; as few."""
-
 FAIREST_DRAWS = 3
 """Most draws of the first control in single blocks and doses, where arms are many; of others one."""
+
+
+def other_channels() -> tuple[str, ...]:
+    """Controls of effects that edit other channels in the treatment's place, in the order of reports."""
+    return tuple(kind for kind in serving("effects") if CONTROLS[kind].other_channels)
 
 
 def massive_arm(setting: Setting) -> Arm:

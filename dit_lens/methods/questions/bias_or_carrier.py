@@ -23,6 +23,7 @@ import pandas as pd
 from dit_lens.graph.interventions import Mean, Zero
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm, ablation_arm
+from dit_lens.methods.controls import token_shuffle
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import MASSIVE, control_arms, find, massive_arm, one, some, where
 from dit_lens.methods.questions.judged import (
@@ -41,7 +42,7 @@ SOURCES = ("2402.17762", "2605.13974", "2505.18584")
 MEAN_ONLY, RESIDUAL_ONLY, SHUFFLED, LN_PRESERVING = (
     "mean_only",
     "residual_only",
-    "token_shuffle",
+    token_shuffle.CONTROL.name,
     "ln_preserving",
 )
 

@@ -20,13 +20,13 @@ from dit_lens.methods.arms import CLEAN, Arm
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
     MASSIVE,
-    OTHER_CHANNELS,
     control_arms,
     declared,
     families,
     find,
     massive_arm,
     one,
+    other_channels,
 )
 from dit_lens.methods.questions.judged import (
     about_missing,
@@ -47,7 +47,7 @@ _WHAT = {"alignment": "away from its prompt", "semantics": "in its semantics"}
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
     """The unedited run, the treatment, and every draw of the controls that edit other channels."""
-    kinds = declared(setting, OTHER_CHANNELS)
+    kinds = declared(setting, other_channels())
     return (CLEAN, massive_arm(setting), *control_arms(setting, kinds))
 
 
@@ -58,7 +58,7 @@ def answer(
     judging = judging or Judging()
     measured = Measured(effects, judging)
     massive = one(arms, MASSIVE)
-    controls = {kind: find(arms, kind) for kind in families(arms, OTHER_CHANNELS)}
+    controls = {kind: find(arms, kind) for kind in families(arms, other_channels())}
     metrics = metrics_for(measured, metrics, massive)
     judged = judged_metrics(metrics)
     rows, answers = [], {}

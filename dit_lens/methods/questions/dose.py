@@ -23,8 +23,9 @@ import pandas as pd
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.controls import fairest_first
 from dit_lens.methods.metrics import quantity
-from dit_lens.methods.questions.arm_sets import FAIR, MASSIVE, declared, dose_arms, doses_of
+from dit_lens.methods.questions.arm_sets import MASSIVE, declared, dose_arms, doses_of
 from dit_lens.methods.questions.judged import (
     about_missing,
     corrected,
@@ -48,7 +49,7 @@ Doses = Mapping[str, Mapping[int, tuple[Arm, ...]]]
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
     """The unedited run, and for every dose the treatment and draws of two controls."""
-    return (CLEAN, *dose_arms(setting, declared(setting, FAIR)[:CONTROLS]))
+    return (CLEAN, *dose_arms(setting, declared(setting, fairest_first("effects"))[:CONTROLS]))
 
 
 def answer(
@@ -78,7 +79,7 @@ def answer(
 
 def _by_family(arms: Sequence[Arm]) -> Doses:
     """The doses of every family that has the treatment's, massive channels first."""
-    found = {family: doses_of(arms, family) for family in (MASSIVE, *FAIR)}
+    found = {family: doses_of(arms, family) for family in (MASSIVE, *fairest_first("effects"))}
     massive = found[MASSIVE]
     complete = {family: doses for family, doses in found.items() if massive and list(doses) == list(massive)}
     if len(massive) < 2 or len(complete) < 2:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import CLEAN, Arm
-from dit_lens.methods.controls import DRAWN
+from dit_lens.methods.controls import is_drawn
 from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.paired_effects import no_effect, rank_note
@@ -162,7 +162,7 @@ class Measured:
             resamples=judging.resamples,
             seed=judging.seed,
         ).values()
-        if control_name in DRAWN and len(draws) == 1 and found.estimate is not None:
+        if is_drawn(control_name) and len(draws) == 1 and found.estimate is not None:
             found = replace(found, draw_estimates=(found.estimate,))
         return found if name is None else replace(found, name=name)
 

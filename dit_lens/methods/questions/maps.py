@@ -30,7 +30,7 @@ from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.interventions import Patch
 from dit_lens.methods.answers import Answer, any_of
 from dit_lens.methods.arms import Arm
-from dit_lens.methods.controls import controls
+from dit_lens.methods.controls import channels_alone, controls, fairest_first
 from dit_lens.methods.map_cells import (
     TREATMENT,
     Comparison,
@@ -41,7 +41,7 @@ from dit_lens.methods.map_cells import (
 )
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.patching import CellEdit, cell_edits, map_arms, mapped_blocks
-from dit_lens.methods.questions.arm_sets import FAIR, declared
+from dit_lens.methods.questions.arm_sets import declared
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     control_words,
@@ -75,9 +75,6 @@ PRIMARY = {
 }
 """The first of these that was measured is judged; the others are shown."""
 
-PATCHABLE = ("random_rank_window", "random", "low")
-"""Controls that make sense of a patch: other channels, carried over alike. Energy is no part of it."""
-
 _DOES = {
     STEP: "changes the velocity",
     FINAL: "changes the image",
@@ -97,7 +94,8 @@ class Maps:
     Args:
         blocks, steps: as in `parse_blocks` and `select_steps`.
         control: a kind of control, of which the first draw is taken; by default the fairest that the setting
-            declares. `patch_map` takes one of `PATCHABLE`, whatever is asked for.
+            declares. `patch_map` takes one that is a choice of channels alone, the fairest where another is
+            asked for: energy is no part of a patch.
         pairs: (source, target) prompts of `patch_map`.
         readout: of `patch_map`.
         sigmas: noise level at the start of each step, for the tables.
@@ -173,9 +171,10 @@ class Maps:
             )
         op = Patch() if name == PATCH else setting.op
         if name == PATCH:
-            kind = self.control if self.control in PATCHABLE else PATCHABLE[0]
+            patchable = channels_alone("maps")
+            kind = self.control if self.control in patchable else patchable[0]
         else:
-            kind = self.control or declared(setting, FAIR)[0]
+            kind = self.control or declared(setting, fairest_first("effects"))[0]
         drawn = controls(setting.massive, setting.stats, kind, seed=setting.seed, op=op)
         return cell_edits(setting.massive, op, drawn)
 

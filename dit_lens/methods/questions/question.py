@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dit_lens.graph.interventions import Intervention, Zero
+from dit_lens.methods.controls import default_draws
 from dit_lens.methods.resampling import RESAMPLES
 from dit_lens.methods.verdicts import ALPHA
 
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.arms import Arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
-
-CONTROLS: Mapping[str, int] = {
-    "low": 1, "random": 5, "random_rank_window": 5, "energy_matched": 5, "token_shuffle": 1,
-}  # fmt: skip
-"""Kinds of control and their draws; five draws are the fewest among which a rank says anything."""
 
 DOSES = (1, 2, 4, 8, 16)
 
@@ -35,7 +31,8 @@ class Setting:
         num_blocks, num_steps: of the model, and of the sampling.
         stream: "image" or "context", where the edits act.
         op, steps, branch: the edit of the massive channels, and where it acts.
-        controls: kind of control → draws; kinds that a question has no use for are left alone.
+        controls: kind of control → draws, by default `default_draws("effects")`; kinds that a question has no
+            use for are left alone.
         doses: numbers of channels per block for dose–response.
         seed: of the controls' draws.
 
@@ -52,7 +49,7 @@ class Setting:
     op: Intervention = field(default_factory=Zero)
     steps: Any = "all"
     branch: str = "both"
-    controls: Mapping[str, int] = field(default_factory=lambda: dict(CONTROLS))
+    controls: Mapping[str, int] = field(default_factory=lambda: default_draws("effects"))
     doses: tuple[int, ...] = DOSES
     seed: int = 0
 

@@ -25,9 +25,9 @@ import pandas as pd
 
 from dit_lens.methods.answers import Answer, all_of
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.controls import fairest_first
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
-    FAIR,
     MASSIVE,
     block_arms,
     blocks_of,
@@ -66,7 +66,7 @@ PROTOCOLS = {"all_blocks": "in all blocks at once", "single_block": "in one bloc
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
     """The unedited run; the treatment and its fairest declared control, in all blocks and in each alone."""
-    kind = declared(setting, FAIR)[0]
+    kind = declared(setting, fairest_first("effects"))[0]
     return (CLEAN, massive_arm(setting), *control_arms(setting, [kind]), *block_arms(setting, [kind]))
 
 
@@ -81,8 +81,8 @@ class _Protocols:
     def of(cls, arms: Sequence[Arm]) -> _Protocols:
         massive = one(arms, MASSIVE)
         blocks = blocks_of(arms, MASSIVE)
-        kinds = families(arms, FAIR, protocol="single_block", block=blocks[0])
-        control = (*kinds, FAIR[0])[0]
+        kinds = families(arms, fairest_first("effects"), protocol="single_block", block=blocks[0])
+        control = (*kinds, fairest_first("effects")[0])[0]
         single = {
             # [block][draw] → [draw][block]
             family: tuple(

@@ -9,15 +9,9 @@ import numpy as np
 from dit_lens.graph.interventions import Intervention
 from dit_lens.methods.answers import Joint
 from dit_lens.methods.arms import Arm
+from dit_lens.methods.controls import CONTROLS
 from dit_lens.methods.metric import Quantity
 from dit_lens.methods.verdicts import Effect, numbers
-
-CONTROL_WORDS = {
-    "low": "the weakest channels",
-    "random": "random channels",
-    "random_rank_window": "random channels of the next ranks",
-    "energy_matched": "random channels changed by the same energy",
-}
 
 BEATEN_LEAST = " (beaten least)"
 
@@ -36,7 +30,7 @@ def control_words(control: str) -> str:
     >>> control_words("random_rank_window"), control_words("my_control")
     ('random channels of the next ranks', 'my control')
     """
-    return CONTROL_WORDS.get(control, control.replace("_", " "))
+    return CONTROLS[control].words if control in CONTROLS else control.replace("_", " ")
 
 
 def joint_sentence(

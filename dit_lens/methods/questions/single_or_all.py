@@ -19,9 +19,9 @@ import pandas as pd
 
 from dit_lens.methods.answers import Answer, Joint, any_of, judge_all
 from dit_lens.methods.arms import CLEAN, Arm
+from dit_lens.methods.controls import fairest_first
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import (
-    FAIR,
     MASSIVE,
     block_arms,
     blocks_of,
@@ -64,7 +64,7 @@ ByBlock = Mapping[int | None, Mapping[str, tuple[Arm, ...]]]
 
 def arms(setting: Setting) -> tuple[Arm, ...]:
     """The unedited run; treatment and two controls, in all blocks (every draw) and in each alone (few)."""
-    kinds = declared(setting, FAIR)[:CONTROLS]
+    kinds = declared(setting, fairest_first("effects"))[:CONTROLS]
     together = (massive_arm(setting), *control_arms(setting, kinds))
     return (CLEAN, *together, *block_arms(setting, kinds))
 
@@ -95,8 +95,8 @@ def answer(
 
 def _places(arms: Sequence[Arm]) -> dict[int | None, dict[str, tuple[Arm, ...]]]:
     blocks = blocks_of(arms, MASSIVE)
-    alone = families(arms, FAIR, protocol="single_block", block=blocks[0])
-    kinds = [kind for kind in families(arms, FAIR) if kind in alone]
+    alone = families(arms, fairest_first("effects"), protocol="single_block", block=blocks[0])
+    kinds = [kind for kind in families(arms, fairest_first("effects")) if kind in alone]
     one(arms, MASSIVE)
     everyone = (MASSIVE, *kinds)
     places: dict[int | None, dict[str, tuple[Arm, ...]]] = {None: {f: some(arms, f) for f in everyone}}

@@ -31,13 +31,14 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer, all_of, judge_all
+from dit_lens.methods.controls import serving
 from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import joint_answer
 from dit_lens.methods.questions.question import Answered, Judging, Setting
 from dit_lens.methods.questions.sentences import control_words, difference, figure, sentences, spans
 from dit_lens.methods.resampling import mean_interval
-from dit_lens.methods.spatial.families import CONTROLS, ChannelFamily, channel_families, families_over_k
+from dit_lens.methods.spatial.families import ChannelFamily, channel_families, families_over_k
 from dit_lens.methods.spatial.study import best_place
 
 NAME = "spatial"
@@ -155,7 +156,7 @@ def answer(
 
 
 def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging, elsewhere: str) -> list[Answer]:
-    kinds = [kind for kind in CONTROLS if kind in set(here["family"])]
+    kinds = [kind for kind in serving("spatial") if kind in set(here["family"])]
     tidy = _tidy(here)
     claimed = _CLAIM[place.name].format(block=place.block, step=place.step)
     claims: list[tuple[str, str, list[str]]] = [(place.name, claimed, [*kinds, SHUFFLED])]
@@ -195,7 +196,7 @@ def _answers(here: pd.DataFrame, place: ChosenPlace, judging: Judging, elsewhere
 def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answer, str]:
     """Massive channels against other channels after every block, corrected over blocks and controls; and
     after which of them it holds."""
-    kinds = [kind for kind in CONTROLS if kind in set(there["family"])]
+    kinds = [kind for kind in serving("spatial") if kind in set(there["family"])]
     found = compare(
         {**_tidy(there), "block": [*there["block"], *there.loc[there["family"] == MASSIVE, "block"]]},
         treatment=_arm(MASSIVE, 0),
@@ -249,7 +250,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answe
 
 
 def _means(here: pd.DataFrame) -> str:
-    shown = [kind for kind in (MASSIVE, *CONTROLS, ALL, OTHERS) if kind in set(here["family"])]
+    shown = [kind for kind in (MASSIVE, *serving("spatial"), ALL, OTHERS) if kind in set(here["family"])]
     means = {kind: here.loc[here["family"] == kind, "iou"].mean() for kind in shown}
     means[SHUFFLED] = here.loc[here["family"] == MASSIVE, "chance"].mean()
     named = {MASSIVE: MASSIVE, **_WORDS}
@@ -322,10 +323,11 @@ def _drawn(setting: Setting) -> dict[str, int]:
     Raises:
         BadInput: none of them.
     """
-    drawn = {kind: setting.controls[kind] for kind in CONTROLS if setting.controls.get(kind)}
+    kinds = serving("spatial")
+    drawn = {kind: setting.controls[kind] for kind in kinds if setting.controls.get(kind)}
     if not drawn:
         raise BadInput(
             f"The controls are {', '.join(setting.controls) or 'none'}; this question compares massive "
-            f"channels with others and needs at least one of {', '.join(CONTROLS)}."
+            f"channels with others and needs at least one of {', '.join(kinds)}."
         )
     return drawn

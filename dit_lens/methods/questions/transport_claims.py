@@ -16,13 +16,14 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
+from dit_lens.methods.controls import serving
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import corrected, joint_answer
 from dit_lens.methods.questions.levels import Contrast, Level, Measured, change
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.questions.sentences import control_words, figure, levels, listing, sentences
 from dit_lens.methods.resampling import EXACT
-from dit_lens.methods.transport.arms import CONTROLS, MASSIVE
+from dit_lens.methods.transport.arms import MASSIVE
 from dit_lens.methods.transport.blends import KINDS as BLENDS
 from dit_lens.methods.verdicts import Effect
 
@@ -87,9 +88,10 @@ class Comparisons:
         return {words: self.measured.mean(metric, self._contrast(family)) for words, family in named.items()}
 
     def _controls(self) -> list[str]:
-        found = [control for control in CONTROLS if control in self.arms]
+        kinds = serving("transport")
+        found = [control for control in kinds if control in self.arms]
         if not found:
-            raise BadInput(f"{self.question} needs a control: one of {', '.join(CONTROLS)}, at strength 1.")
+            raise BadInput(f"{self.question} needs a control: one of {', '.join(kinds)}, at strength 1.")
         return found
 
     def against_controls(self, metric: str, *, primary: bool) -> Answer:

@@ -13,7 +13,7 @@ import pandas as pd
 from dit_lens.methods.questions.levels import is_rate, level_of
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.resampling import NO_SPREAD
-from dit_lens.methods.transport.arms import FAMILIES
+from dit_lens.methods.transport.arms import carried_families
 from dit_lens.methods.transport.blends import KINDS as BLENDS
 from dit_lens.methods.transport.pairs import EVERYTHING
 from dit_lens.zoo.scenes import ATTRIBUTES
@@ -25,7 +25,7 @@ def families(effects: pd.DataFrame, metrics: Sequence[str], judging: Judging, *,
     `side` names the column that tells directions, or origins of a picture's latents, apart.
     """
     keys = ["group", "side", "family", "strength", "metric"]
-    order = {family: i for i, family in enumerate((*FAMILIES, *BLENDS))}
+    order = {family: i for i, family in enumerate((*carried_families(), *BLENDS))}
     groups = {name: i for i, name in enumerate((*ATTRIBUTES, EVERYTHING))}
     rows = [
         (*at, *_level(of, at[-1], judging)) for at, of in effects.groupby(keys, sort=False, observed=True)

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import ChannelSet
-from dit_lens.methods.controls import DRAWN, controls
+from dit_lens.methods.controls import controls, default_draws, is_drawn, serving
 
 if TYPE_CHECKING:
     from dit_lens.methods.channels import ChannelStatistics
-
-CONTROLS = ("low", "random", "random_rank_window")
-"""Kinds of `dit_lens.controls` that are other channels; the other kinds are other edits."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def channel_families(
     Args:
         massive: of the image stream.
         stats: the statistics it was chosen from.
-        controls_drawn: kind → draws; by default low once, random and random_rank_window five times each.
+        controls_drawn: kind → draws; by default `default_draws("spatial")` of `dit_lens.methods.controls`.
         seed: of the draws.
 
     Raises:
@@ -155,14 +152,15 @@ def as_families(families: Any) -> tuple[ChannelFamily, ...]:
 def _controls(
     massive: ChannelSet, stats: ChannelStatistics, drawn: Mapping[str, int] | None, seed: int
 ) -> list[ChannelFamily]:
-    wanted = {"low": 1, "random": 5, "random_rank_window": 5} if drawn is None else drawn
+    wanted = default_draws("spatial") if drawn is None else drawn
+    kinds = serving("spatial")
     found = []
     for kind, draws in wanted.items():
-        if kind not in CONTROLS:
+        if kind not in kinds:
             raise BadInput(
-                f"The control {kind!r} is no choice of channels to cluster; there are: {', '.join(CONTROLS)}."
+                f"The control {kind!r} is no choice of channels to cluster; there are: {', '.join(kinds)}."
             )
-        made: Sequence[Any] = controls(massive, stats, kind, draws if kind in DRAWN else 1, seed)
+        made: Sequence[Any] = controls(massive, stats, kind, draws if is_drawn(kind) else 1, seed)
         found += [ChannelFamily(kind, each.channels.blocks, each.draw) for each in made]
     return found
 

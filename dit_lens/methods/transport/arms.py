@@ -3,10 +3,7 @@
 | family             | what is carried                                                        |
 |--------------------|------------------------------------------------------------------------|
 | massive            | the massive channels of every block                                    |
-| low                | as many of the smallest                                                |
-| random             | as many at random                                                      |
-| random_rank_window | as many of the next ranks                                              |
-| energy_matched     | the channels of `random`, changed by as much as carrying the massive   |
+| a control          | other channels: any kind of `dit_lens.controls` that serves transport  |
 | all                | every channel: the most that the image stream can carry                |
 | all_but_massive    | every channel but the massive ones                                     |
 
@@ -22,10 +19,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.energy import PatchMatched
 from dit_lens.graph.interventions import Patch
 from dit_lens.methods.arms import Arm, BlockChannels, ablation_arm
-from dit_lens.methods.controls import controls
+from dit_lens.methods.controls import CONTROLS, controls, serving
 from dit_lens.methods.questions.arm_sets import edited_blocks, strongest_like
 from dit_lens.methods.transport.blends import Blend
 
@@ -35,15 +31,15 @@ if TYPE_CHECKING:
 
 MASSIVE = "massive"
 
-CONTROLS = ("low", "random", "random_rank_window", "energy_matched")
-"""Other channels in place of the massive ones, from the weakest to the fairest."""
-
 BOUNDS = ("all", "all_but_massive")
 """The most that could be carried, and what is left without the massive channels."""
 
-FAMILIES = (MASSIVE, *CONTROLS, *BOUNDS)
-
 AXES = ("blocks", "steps", "k", "part")
+
+
+def carried_families() -> tuple[str, ...]:
+    """All families, in the order of tables: massive channels, their controls, and the bounds."""
+    return (MASSIVE, *serving("transport"), *BOUNDS)
 
 
 @dataclass(frozen=True)
@@ -190,23 +186,22 @@ def _drawn(
         others = {b: tuple(c for c in everything if c not in held) for b, held in massive.blocks.items()}
         pairs = tuple(sorted(others.items()))
         return [(family, 0, BlockChannels(pairs, massive.model, massive.stream), patch)]
-    if family not in CONTROLS:
+    known = carried_families()
+    if family not in known:
         raise BadInput(
-            f"There is no family {family!r} to carry; there are: {', '.join(FAMILIES)}."
-            f"{did_you_mean(family, FAMILIES)}"
+            f"There is no family {family!r} to carry; there are: {', '.join(known)}."
+            f"{did_you_mean(family, known)}"
         )
-    # The energy-matched control takes the channels of `random`, so that the two differ in size alone.
-    kind = "random" if family == "energy_matched" else family
-    draws = 1 if kind == "low" else setting.controls.get(family, 1)
-    made = controls(massive, setting.stats, kind, draws=draws, seed=setting.seed, op=patch)
-    found = []
-    for control in made:
-        op: Any = patch
-        if family == "energy_matched":
-            op = PatchMatched(massive.blocks, strength)
-        name = family if family == "low" else f"{family}-{control.draw}"
-        found.append((name, control.draw, control.channels, op))
-    return found
+    kind = CONTROLS[family]
+    draws = setting.controls.get(family, 1) if kind.drawn else 1
+    made = controls(
+        massive, setting.stats, kind.drawn_like or family, draws=draws, seed=setting.seed, op=patch
+    )
+    op = kind.patch(massive, strength) if kind.patch is not None else patch
+    return [
+        (f"{family}-{control.draw}" if kind.drawn else family, control.draw, control.channels, op)
+        for control in made
+    ]
 
 
 def _arm(

@@ -10,12 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.control_labels import control_colour
 from dit_lens.report.effect_words import family_name, metrics_in_order
 from dit_lens.report.text import number, plot_text
 from dit_lens.report.theme import CATEGORICAL, MARKERS, NEUTRAL, category, faint
 
-# A family keeps its colour and marker in every figure of a report. Others take what is left, in order.
-_OWN = {"massive": 1, "energy_matched": 0, "random": 2, "random_rank_window": 3, "low": 4, "token_shuffle": 5}
+# A family keeps its colour and marker in every figure of a report: massive this one, controls those that they
+# name themselves. Others take what is left, in order.
+_MASSIVE = 1
 
 # What is compared with massive beside as many channels: dashed, with markers of their own.
 _OTHER_WAYS = {
@@ -34,8 +36,8 @@ def style_of(family: str) -> dict[str, Any]:
     """Return the colour, marker and dash of a family of arms."""
     if family == "clean":
         return {"color": NEUTRAL, "symbol": "line-ns-open", "dash": "dot"}
-    if family in _OWN:
-        index = _OWN[family]
+    index = _MASSIVE if family == "massive" else control_colour(family)
+    if index is not None:
         return {"color": CATEGORICAL[index], "symbol": MARKERS[index], "dash": "solid"}
     if family in _OTHER_WAYS:
         index, symbol = _OTHER_WAYS[family]

@@ -19,7 +19,7 @@ from dit_lens.methods.regions import region_change
 from dit_lens.methods.spatial import Mask
 from dit_lens.methods.transport import Blend, Carry, CarryStudy, Case, Donor, curve_carries, family_carries
 from dit_lens.methods.transport import study as module
-from dit_lens.methods.transport.arms import FAMILIES, token_numbers
+from dit_lens.methods.transport.arms import carried_families, token_numbers
 from dit_lens.methods.transport.pairs import groups_of, read_pairs
 from dit_lens.methods.transport.pictures import Paths, Picture, rendered, subject, tokens_of
 from dit_lens.model.given import GivenPath
@@ -64,7 +64,7 @@ def pair_study(lens, carries, seeds=(0,), measures=MEASURES, **more):
 
 # ------------------------------------------------------------------------------------------------ arms
 def test_every_family_has_its_arms_and_every_draw_its_own(setting) -> None:
-    carries = family_carries(setting, FAMILIES)
+    carries = family_carries(setting, carried_families())
     assert [carry.name for carry in carries] == [
         "massive.s-1", "low.s-1", "random-0.s-1", "random-1.s-1", "random_rank_window-0.s-1",
         "energy_matched-0.s-1", "all.s-1", "all_but_massive.s-1",
@@ -177,7 +177,10 @@ def test_a_picture_that_is_missing_is_made_again_and_numbers_stay(lens, setting,
 
 
 def test_a_plan_counts_what_a_run_does(lens, setting) -> None:
-    carries = (*family_carries(setting, FAMILIES), Carry(Blend("prompt_blend", 0.5), "prompt_blend", 0.5))
+    carries = (
+        *family_carries(setting, carried_families()),
+        Carry(Blend("prompt_blend", 0.5), "prompt_blend", 0.5),
+    )
     plan = pair_study(lens, carries, seeds=(0, 1)).plan()
     assert (plan.cells, plan.groups) == (4 * len(carries), 2)
     # Four mixed runs are priced beside two graphs, of which one has shams.
