@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.answers import Results
 from dit_lens.registry import Registry
 from dit_lens.run.records import RunFolder
 
@@ -45,7 +46,7 @@ def run(site: Path, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_its_metric_is_measured_and_shown_with_its_own_words(
+def test_its_metric_and_its_control_are_run_judged_and_shown_in_their_own_words(
     installed: Path, tiny_sd3_pipeline, tmp_path: Path
 ) -> None:
     tiny_sd3_pipeline.save_pretrained(tmp_path / "model")
@@ -55,7 +56,8 @@ def test_its_metric_is_measured_and_shown_with_its_own_words(
         "sections": ["disruption"], "samples": {"count": 0},
         "effects": {
             "prompts": [f"a {colour} star" for colour in ("red", "blue", "green", "pink", "white", "black")],
-            "metrics": ["redness", "latent"], "controls": {"low": 1}, "gallery": 0,
+            "metrics": ["redness", "latent"], "controls": {"low": 1, "first_ones": 1},
+            "gallery": 0,
         },
     }  # fmt: skip
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
@@ -65,12 +67,15 @@ def test_its_metric_is_measured_and_shown_with_its_own_words(
     for table in ("effects", "disruption"):
         assert set(folder.table(table)["metric"]) == {"redness", "latent"}
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "red that was gained" in page
+    assert "red that was gained" in page and "first in line" in page
+    (latent,) = (each for each in Results.load(folder.results_path).answers if each.metric == "latent")
+    assert {effect.control for effect in latent.effects} == {"low", "first_ones"}
+    assert "the first channels" in latent.sentence or "the weakest channels" in latent.sentence
     unknown = subprocess.run(
         [sys.executable, "-m", "dit_lens.cli", "plan", tmp_path / "mine.yaml"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert unknown.returncode == 2 and "measures no 'redness'" in unknown.stderr
+    assert unknown.returncode == 2 and "first_ones" in unknown.stderr
 
 
 def test_a_registry_refuses_two_of_one_name_and_says_who_brings_what_cannot_be_loaded(
