@@ -115,6 +115,134 @@ def test_the_walk_sees_imports() -> None:
     assert len(MODULES) > 10
 
 
+# ---------------------------------------------------------------------------------------------------- circles
+# Files that import each other round in a circle, inside functions or for type checkers; to be taken apart.
+CIRCLES = [
+    {"graph.check", "graph.conflicts"},
+    {"graph.notebook", "graph.plan"},
+    {"run.notebook", "run.result"},
+    {"run.executor", "run.forward_pass"},
+    {"graph.energy", "graph.interventions", "graph.operation", "graph.random_edits"},
+    {
+        "analysis.effects",
+        "analysis.fairness",
+        "analysis.spatial_spec",
+        "analysis.spec",
+        "analysis.transport_spec",
+    },
+    {
+        "analysis.guidance",
+        "analysis.stages",
+        "analysis.transport",
+        "analysis.transport_image",
+        "analysis.transport_shared",
+    },
+    {
+        "model.check",
+        "model.lens",
+        "model.notebook",
+        "model.prompts",
+        "model.sampling",
+        "model.state",
+        "model.structure",
+        "model.traced",
+    },
+    {
+        "methods.answers",
+        "methods.arms",
+        "methods.channel_sets",
+        "methods.channel_tables",
+        "methods.channels",
+        "methods.controls",
+        "methods.map_cells",
+        "methods.measures",
+        "methods.notebook",
+        "methods.questions",
+        "methods.questions.arm_sets",
+        "methods.questions.levels",
+        "methods.questions.question",
+        "methods.spatial",
+        "methods.spatial.clustering",
+        "methods.spatial.families",
+        "methods.spatial.first_look",
+        "methods.spatial.harvest",
+        "methods.spatial.masks",
+        "methods.spatial.overlap",
+        "methods.spatial.segmenter",
+        "methods.spatial.study",
+        "methods.spatial.truth",
+        "methods.study",
+        "methods.study_groups",
+        "methods.study_request",
+        "methods.study_tables",
+        "methods.transport.arms",
+        "methods.transport.first_look",
+        "methods.transport.subjects",
+    },
+]
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module → modules of the package that its file imports: at the top, inside functions, for type checkers.
+
+    That a package's `__init__` runs before any module of it does not count: no file says so.
+    """
+    known = {name for name, _ in MODULES}
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES:
+        found[module] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [(alias.name, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [(f"{node.module}.{alias.name}", str(node.module)) for alias in node.names]
+            for full, holder in names:
+                # `from package import module` imports the module; `from module import name` its holder.
+                inner = [name.partition("dit_lens")[2].removeprefix(".") for name in (full, holder)]
+                if full.split(".")[0] == "dit_lens":
+                    found[module].add(inner[0] if inner[0] in known else inner[1])
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that reach each other, and modules that import themselves."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        waiting = list(graph[start])
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph.get(module, ())
+        reached[start] = seen
+    groups: list[set[str]] = []
+    for module in sorted(graph):
+        if module in reached[module] and not any(module in group for group in groups):
+            groups.append({other for other in reached[module] if module in reached[other]})
+    return groups
+
+
+def test_no_file_imports_itself_round_a_circle() -> None:
+    found = circles(import_graph())
+    for circle in found:
+        assert circle in CIRCLES, f"these import each other round a circle: {', '.join(sorted(circle))}"
+    for circle in CIRCLES:
+        assert circle in found, f"no circle any more, strike it out: {', '.join(sorted(circle))}"
+
+
+def test_circles_of_every_kind_are_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set(), "f": {"f"}}) == [
+        {"a", "b", "c"},
+        {"f"},
+    ]
+    graph = import_graph()
+    assert "model.check" in graph["model.lens"], "an import inside a function counts"
+    assert "model.lens" in graph["graph.graph"], "an import for type checkers counts"
+    assert "errors" in graph["model.lens"], "an import at the top counts"
+
+
 def in_a_fresh_process(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout
