@@ -1,4 +1,4 @@
-"""Registries: what there is of a kind (metrics, controls, …), by name, each described by itself and loaded late.
+"""Registries: what there is of a kind (metrics, controls, …), by name, each self-described and loaded late.
 
 A built-in of a kind is one module of the kind's package; the module's name is its name. Another package adds
 one by an entry point. Names are known without importing anything.
@@ -24,8 +24,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
         kind: what one of them is called in messages, such as "metric".
-        package: dotted name of the package whose modules are the built-in ones. Modules whose names begin with
-            an underscore are none.
+        package: dotted name of the package whose modules are the built-in ones. Modules whose names begin
+            with an underscore are none.
         attribute: what each of these modules defines, such as `METRIC`.
         group: entry points of this group add others; each names a module and an attribute.
 
