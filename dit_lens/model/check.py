@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dit_lens.display import Summarised
 from dit_lens.errors import DitLensError, RunFailure
 from dit_lens.model.adapters import require_finite
 from dit_lens.model.hook_points import STREAMS, HookPoint
 from dit_lens.model.sampling import SampleBatch, Sampling, denoise
+from dit_lens.summary import Summary, Table
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -45,7 +47,7 @@ class CheckEntry:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Summarised):
     """All that was checked about one model."""
 
     model: str
@@ -64,10 +66,18 @@ class CheckReport:
         ]
         return {"ok": self.ok, "model": self.model, "checks": entries}
 
-    def _repr_html_(self) -> str:
-        from dit_lens.model.notebook import check_html
-
-        return check_html(self)
+    def summary(self) -> Summary:
+        """Every check with what it found, those that failed first."""
+        entries = sorted(self.checks, key=lambda entry: entry.ok)
+        failed = sum(not entry.ok for entry in entries)
+        rows = [
+            ("✓ ok" if each.ok else "✗ FAILED", each.name, each.detail, f"{each.seconds:.1f} s")
+            for each in entries
+        ]
+        outcome = (
+            f"{failed} of {len(entries)} checks failed" if failed else f"all {len(entries)} checks passed"
+        )
+        return Summary(f"{self.model}: {outcome}", (Table(("", "check", "found", "took"), rows),))
 
     def __str__(self) -> str:
         width = max((len(each.name) for each in self.checks), default=0)
