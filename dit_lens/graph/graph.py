@@ -21,7 +21,7 @@ from dit_lens.summary import Facts, Summary
 from dit_lens.words import methods_know_words
 
 if TYPE_CHECKING:
-    from dit_lens.graph.check import CheckedGraph
+    from dit_lens.graph.checked import CheckedGraph
     from dit_lens.graph.plan import Plan
     from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dit_lens.display import Summarised
-from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
+from dit_lens.graph.checked import CheckedEdit, CheckedGraph, CheckedRead
 from dit_lens.graph.measured import HOW, needs_measured
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.quantities import readable_bytes

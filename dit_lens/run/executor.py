@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import RunFailure
-from dit_lens.graph.check import CheckedEdit
+from dit_lens.graph.checked import CheckedEdit
 from dit_lens.graph.measured import measured
 from dit_lens.graph.plan import Forward, Plan, Unit, blocks_run
 from dit_lens.graph.site import Material

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import RunFailure
-from dit_lens.graph.check import CheckedEdit, CheckedRead
+from dit_lens.graph.checked import CheckedEdit, CheckedRead
 from dit_lens.graph.energy import PatchMatched
 from dit_lens.graph.plan import Forward, Work, blocks_until
 from dit_lens.graph.site import Material
