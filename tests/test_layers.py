@@ -145,13 +145,6 @@ CIRCLES: list[set[str]] = [
         "analysis.spec",
         "analysis.transport_spec",
     },
-    {
-        "analysis.guidance",
-        "analysis.stages",
-        "analysis.transport",
-        "analysis.transport_image",
-        "analysis.transport_shared",
-    },
 ]
 
 
