@@ -138,13 +138,6 @@ CIRCLES: list[set[str]] = [
     {"model.check", "model.lens"},
     {"run.executor", "run.forward_pass"},
     {"graph.energy", "graph.interventions", "graph.operation", "graph.random_edits"},
-    {
-        "analysis.effects",
-        "analysis.fairness",
-        "analysis.spatial_spec",
-        "analysis.spec",
-        "analysis.transport_spec",
-    },
 ]
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dit_lens.analysis.effects import judged_seeds, split
+from dit_lens.analysis.spec import AnalysisSpec, judged_seeds, split
 
 if TYPE_CHECKING:
-    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
     from dit_lens.model.lens import DiTLens
     from dit_lens.model.sampling import Sampling

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dit_lens.analysis.effects import split
+from dit_lens.analysis.spec import AnalysisSpec, split
 from dit_lens.analysis.stage_context import Asked, Found, StagePlan
 
 if TYPE_CHECKING:
-    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.answers import Answer
 
 
