@@ -137,7 +137,6 @@ CIRCLES: list[set[str]] = [
     {"methods.study", "methods.study_tables"},
     {"model.check", "model.lens"},
     {"run.executor", "run.forward_pass"},
-    {"graph.energy", "graph.interventions", "graph.operation", "graph.random_edits"},
 ]
 
 

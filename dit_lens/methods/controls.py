@@ -37,8 +37,15 @@ from typing import Any
 import numpy as np
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.interventions import EnergyMatched, Identity, Intervention, Mean, TokenShuffle, Zero
-from dit_lens.graph.operation import require_value
+from dit_lens.graph.interventions import (
+    EnergyMatched,
+    Identity,
+    Intervention,
+    Mean,
+    TokenShuffle,
+    Zero,
+    require_value,
+)
 from dit_lens.methods.channel_labels import RANKED
 from dit_lens.methods.channel_sets import ChannelSet
 from dit_lens.methods.channels import ChannelStatistics
