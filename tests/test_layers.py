@@ -133,8 +133,8 @@ def test_the_walk_sees_imports() -> None:
 def import_graph() -> dict[str, set[str]]:
     """Module → modules of the package that its file imports: at the top, inside functions, for type checkers.
 
-    `import_module` counts where it names the module. That a package's `__init__` runs before any module of it
-    does not: no file says so. Nor does a registry that loads what it holds by name.
+    `import_module` counts where it names the module; f"{__name__}.…" stands for every module of a package.
+    That a package's `__init__` runs before any module of it does not count: no file says so.
     """
     known = {name for name, _ in MODULES}
     found: dict[str, set[str]] = {}
@@ -149,6 +149,8 @@ def import_graph() -> dict[str, set[str]]:
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 named = node.args[0]
                 names = [(named.value, "")] if isinstance(named, ast.Constant) else []
+                if ast.unparse(named).startswith("f'{__name__}."):
+                    found[module] |= {name for name in known if name.startswith(f"{module}.")}
             for full, holder in names:
                 # `from package import module` imports the module; `from module import name` its holder.
                 inner = [name.partition("dit_lens")[2].removeprefix(".") for name in (full, holder)]
@@ -191,6 +193,7 @@ def test_circles_of_every_kind_are_seen() -> None:
     assert "model.lens" in graph["graph.graph"], "an import for type checkers counts"
     assert "errors" in graph["model.lens"], "an import at the top counts"
     assert "report.page" in graph["report"], "import_module counts"
+    assert "methods.questions.dose" in graph["methods.questions"], "modules of the own package, by name"
 
 
 def in_a_fresh_process(code: str) -> str:

@@ -31,6 +31,7 @@ from dit_lens.graph.interventions import Patch
 from dit_lens.methods.answers import Answer, any_of
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.controls import controls
+from dit_lens.methods.map_arms import CellEdit, cell_edits, map_arms, mapped_blocks
 from dit_lens.methods.map_cells import (
     TREATMENT,
     Comparison,
@@ -39,7 +40,6 @@ from dit_lens.methods.map_cells import (
     compare_cells,
     read_cells,
 )
-from dit_lens.methods.patching import CellEdit, cell_edits, map_arms, mapped_blocks
 from dit_lens.methods.questions.arm_sets import FAIR, declared
 from dit_lens.methods.questions.levels import metric_of
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting

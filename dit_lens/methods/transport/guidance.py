@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
+from dit_lens.methods.arms import UNGUIDED
 from dit_lens.methods.measures import AT_THE_END, WITH_A_DONOR, Measures
 from dit_lens.methods.units import units
 from dit_lens.run.cells import Cell, CellKey, CellStore, Damaged, Measured, require_unchanged
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 METRICS = ("detail", "detail_ratio", "semantics", "alignment", "change_high", "ssim", "lpips")
 
 COLUMNS = ("arm", "family", "weight", "cfg", "prompt", "seed", "metric", "value")
-
-UNGUIDED = "unguided"
 
 
 @dataclass(frozen=True)
