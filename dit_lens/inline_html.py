@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from dit_lens.summary import MOST_LINES, MOST_PICTURES, MOST_ROWS, Line, beyond, scale, shortened
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_PICTURES = 12
 LONGEST = 128  # pixels of a thumbnail's longer side
-MOST_ROWS = 40
 
 _CELL = "padding:.15em .9em .15em 0;text-align:left;vertical-align:top;border:0"
 _RULE = "border-bottom:1px solid currentColor"
+_LINE, _LETTER, _LEFT, _MOST = 22, 7.3, 52, 120  # of an outline: pixels, and letters of a line
 
 
 def card(title: object, *parts: Markup, note: object = "") -> str:
@@ -60,8 +60,7 @@ def table(columns: Sequence[object], rows: Iterable[Sequence[object]], most: int
         )
         for row in rows[:most]
     )
-    rest = f"… and {len(rows) - most:,} more rows" if len(rows) > most else ""
-    return _table(Markup("<tr>{}</tr>{}").format(head, body)) + faint(rest)
+    return _table(Markup("<tr>{}</tr>{}").format(head, body)) + faint(beyond(len(rows), most, "rows"))
 
 
 def _table(rows: Markup) -> Markup:
@@ -105,8 +104,7 @@ def thumbnails(pictures: Sequence[tuple[str, Image]], most: int = MOST_PICTURES)
         )
         for label, picture in pictures[:most]
     )
-    rest = f"… and {len(pictures) - most:,} more pictures" if len(pictures) > most else ""
-    return Markup("<div>{}</div>").format(shown) + faint(rest)
+    return Markup("<div>{}</div>").format(shown) + faint(beyond(len(pictures), most, "pictures"))
 
 
 def grid(cells: Sequence[Sequence[bool]], title: str, *, side: int = LONGEST) -> Markup:
@@ -139,23 +137,21 @@ def grid(cells: Sequence[Sequence[bool]], title: str, *, side: int = LONGEST) ->
     )
 
 
-def heat(values: Any, title: str, *, cell: int = 12, most: int = 1200) -> Markup:
+def heat(values: Any, title: str, *, cell: int = 12) -> Markup:
     """Return numbers [rows, columns] as a drawing, more opaque where larger; NaN stays blank.
 
-    Larger maps than `most` cells are left to a figure.
+    Larger maps than 1200 cells are left to a figure.
     """
-    rows = [[float(value) for value in row] for row in values]
-    finite = [value for row in rows for value in row if math.isfinite(value)]
-    if not finite or len(rows) * len(rows[0]) > most:
+    rows = scale(values)
+    if not rows:
         return Markup("")
-    low, span = min(finite), (max(finite) - min(finite)) or 1.0
     squares = Markup("").join(
         Markup("<rect x='{}' y='{}' width='{}' height='{}' fill-opacity='{:.2f}'/>").format(
-            x * cell, y * cell, cell - 1, cell - 1, 0.06 + 0.94 * (value - low) / span
+            x * cell, y * cell, cell - 1, cell - 1, 0.06 + 0.94 * share
         )
         for y, row in enumerate(rows)
-        for x, value in enumerate(row)
-        if math.isfinite(value)
+        for x, share in enumerate(row)
+        if share is not None
     )
     width, height = cell * len(rows[0]), cell * len(rows)
     return Markup(
@@ -164,10 +160,42 @@ def heat(values: Any, title: str, *, cell: int = 12, most: int = 1200) -> Markup
     ).format(title, width, height, width, height, title, squares)
 
 
-def shortened(text: object, limit: int = 160) -> str:
-    """Return text on one line, cut with an ellipsis where it is longer than `limit` characters."""
-    plain = " ".join(str(text).split())
-    return plain if len(plain) <= limit else plain[: limit - 1].rstrip() + "…"
+def outline(every: Sequence[Line], title: str) -> Markup:
+    """Return lines as a drawing: an arrow leads from each head to what draws on it.
+
+    Lines beyond 60 are counted, and long ones are cut; hovering over one shows it in full.
+    """
+    lines = every[:MOST_LINES]
+    y = {line.id: _LINE * (i + 1) for i, line in enumerate(lines) if line.mark}
+    words, paths = [], []
+    for i, line in enumerate(lines):
+        down, left = _LINE * (i + 1), _LEFT if line.mark else _LEFT + 22
+        words.append(_words(left, down, f"{line.mark} {line.text}".strip(), bold=bool(line.mark)))
+        if not line.mark:
+            paths.append(Markup("<path d='M{} {}v{}h10'/>").format(_LEFT + 5, down - _LINE + 8, _LINE - 8))
+        if line.source in y:
+            # Arcs of neighbouring lines bend by different widths, so that they can be told apart.
+            bend, start = _LEFT - 26 - 6 * (i % 5), y[line.source]
+            path = f"M{_LEFT - 4} {start}C{bend} {start} {bend} {down} {left - 8} {down}l-6 -4m6 4l-6 4"
+            paths.append(Markup("<path d='{}'/>").format(path))
+    rest = beyond(len(every), MOST_LINES, "lines")
+    if rest:
+        words.append(_words(_LEFT, _LINE * (len(lines) + 1), rest))
+    width = _LEFT + 30 + _LETTER * max((min(len(line.text) + 2, _MOST) for line in lines), default=10)
+    height = _LINE * (len(lines) + 1 + bool(rest))
+    return Markup(
+        "<svg role='img' aria-label='{}' viewBox='0 0 {:.0f} {}' width='{:.0f}' "
+        "style='max-width:100%;height:auto'>"
+        "<g stroke='currentColor' stroke-opacity='.6' stroke-width='1.2' fill='none'>{}</g>"
+        "<g fill='currentColor' font-family='ui-monospace,monospace' font-size='12'>{}</g></svg>"
+    ).format(title, width, height, width, Markup("").join(paths), Markup("").join(words))
+
+
+def _words(left: int, down: int, text: str, *, bold: bool = False) -> Markup:
+    weight = Markup(" font-weight='600'") if bold else Markup("")
+    return Markup("<text x='{}' y='{}'{}><title>{}</title>{}</text>").format(
+        left, down + 4, weight, text, shortened(text, _MOST)
+    )
 
 
 def data_uri(image: Image, longest: int = 512) -> str:

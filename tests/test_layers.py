@@ -16,12 +16,26 @@ pytestmark = pytest.mark.pure
 
 PACKAGE = Path(dit_lens.__file__).parent
 
-# Every room may import these, and of the package they import the errors at most.
-BELOW = {"errors", "atomic", "inline_html", "notices", "paths", "plain_yaml", "registry", "words"}
+# Every room may import these, and of the package they import the errors at most; what values show is built on
+# their summaries.
+BELOW = {
+    "errors",
+    "atomic",
+    "display",
+    "inline_html",
+    "notices",
+    "paths",
+    "plain_yaml",
+    "registry",
+    "summary",
+    "words",
+}
 
 # A room may import itself and the rooms named for it.
 ALLOWED = {
     **{name: {"errors"} - {name} for name in BELOW},
+    "inline_html": {"errors", "summary"},
+    "display": {"errors", "summary", "inline_html"},
     "zoo": BELOW,
     "model": BELOW | {"zoo"},
     "graph": BELOW | {"zoo", "model"},
@@ -124,6 +138,73 @@ def test_the_walk_sees_imports() -> None:
     assert len(MODULES) > 10
 
 
+# ---------------------------------------------------------------------------------------------------- circles
+def import_graph() -> dict[str, set[str]]:
+    """Module → modules of the package that its file imports: at the top, inside functions, for type checkers.
+
+    `import_module` counts where it names the module; f"{__name__}.…" stands for every module of a package.
+    That a package's `__init__` runs before any module of it does not count: no file says so.
+    """
+    known = {name for name, _ in MODULES}
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES:
+        found[module] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [(alias.name, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [(f"{node.module}.{alias.name}", str(node.module)) for alias in node.names]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                named = node.args[0]
+                names = [(named.value, "")] if isinstance(named, ast.Constant) else []
+                if ast.unparse(named).startswith("f'{__name__}."):
+                    found[module] |= {name for name in known if name.startswith(f"{module}.")}
+            for full, holder in names:
+                # `from package import module` imports the module; `from module import name` its holder.
+                inner = [name.partition("dit_lens")[2].removeprefix(".") for name in (full, holder)]
+                if full.split(".")[0] == "dit_lens":
+                    found[module].add(inner[0] if inner[0] in known else inner[1])
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that reach each other, and modules that import themselves."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        waiting = list(graph[start])
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph.get(module, ())
+        reached[start] = seen
+    groups: list[set[str]] = []
+    for module in sorted(graph):
+        if module in reached[module] and not any(module in group for group in groups):
+            groups.append({other for other in reached[module] if module in reached[other]})
+    return groups
+
+
+def test_no_file_imports_itself_round_a_circle() -> None:
+    # What files know of each other for types alone, or inside a function, ties them together all the same.
+    assert not [", ".join(sorted(circle)) for circle in circles(import_graph())]
+
+
+def test_circles_of_every_kind_are_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set(), "f": {"f"}}) == [
+        {"a", "b", "c"},
+        {"f"},
+    ]
+    graph = import_graph()
+    assert "model.check" in graph["model.lens"], "an import inside a function counts"
+    assert "model.lens" in graph["graph.graph"], "an import for type checkers counts"
+    assert "errors" in graph["model.lens"], "an import at the top counts"
+    assert "report.page" in graph["report"], "import_module counts"
+    assert "methods.questions.dose" in graph["methods.questions"], "modules of the own package, by name"
+
+
 def in_a_fresh_process(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout
@@ -140,7 +221,9 @@ def test_importing_loads_nothing_heavy() -> None:
     "module",
     [
         "errors",
+        "display",
         "inline_html",
+        "summary",
         "model.hook_points",
         "run.records",
         "analysis",

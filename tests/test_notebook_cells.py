@@ -16,6 +16,7 @@ from dit_lens.methods.answers import Answer, Results
 from dit_lens.methods.stats import Effect
 from dit_lens.methods.study import plan_study
 from dit_lens.model.check import CheckEntry, CheckReport
+from dit_lens.summary import Fold, Grid, Heat, Images, Summary, Table
 
 pytestmark = pytest.mark.tiny
 
@@ -128,6 +129,15 @@ def test_a_cell_is_sound_says_what_matters_and_stays_small(name, held) -> None:
     assert len(page.alts) == page.tags.count("img")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_a_summary_says_the_same(name, held) -> None:
+    value, said = held[name]
+    shown = " ".join(str(value.summary()).split())
+    for fact in said:
+        assert " ".join(fact.split()) in shown
+    assert " object at 0x" not in shown and "PIL." not in shown and "<details" not in shown
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_FOREIGN_TEXT])
 def test_foreign_text_is_text(name, held) -> None:
     html = held[name][0]._repr_html_()
@@ -180,6 +190,19 @@ def test_facts_without_a_value_are_left_out() -> None:
     html = card("<b>", facts({"shown": 0, "empty": "", "none": None}), note="<i>")
     assert "shown" in html and "empty" not in html and "none<" not in html
     assert Page(html).text.startswith("<b>") and Page(html).text.endswith("<i>")
+
+
+def test_text_counts_what_is_beyond_the_most_and_draws_what_has_a_form() -> None:
+    image = Image.new("RGB", (8, 8))
+    parts = (
+        Table(["n"], [[i] for i in range(43)]),
+        Images([(f"p {i}", image) for i in range(15)]),
+        Heat([[0.0, 1.0], [np.nan, 0.5]], "map"),
+        Fold("more", Grid([[True, False]], "mask")),
+    )
+    text = str(Summary("title", parts, "note"))
+    assert "… and 3 more rows" in text and "… and 3 more pictures" in text
+    assert "\n  map\n  ·█\n   ▒\n" in text and text.endswith("\n  more\n    #.\n  note")
 
 
 def test_a_long_graph_is_cut_and_counted() -> None:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dit_lens.analysis.spec import AnalysisSpec, judged_seeds, split
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:
-    from dit_lens.analysis.spec import AnalysisSpec
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.arms import Arm
     from dit_lens.methods.channels import ChannelSet, ChannelStatistics
@@ -39,23 +39,6 @@ class Study:
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     donors: Mapping[str, str] | None = None
-
-
-def split(spec: AnalysisSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(prompts that choose the channels, prompts that judge); all choose where nothing is judged."""
-    if not spec.judged_sections:
-        return spec.prompts, ()
-    if spec.effects.prompts is not None:
-        return spec.prompts, spec.effects.prompts
-    from dit_lens.methods.stats import split_prompts
-
-    halves = split_prompts(spec.prompts)
-    return halves.calibration, halves.held_out
-
-
-def judged_seeds(spec: AnalysisSpec) -> tuple[int, ...]:
-    """Seeds of the runs that judge."""
-    return spec.effects.seeds or spec.seeds[:1]
 
 
 def studies(spec: AnalysisSpec) -> tuple[Study, ...]:

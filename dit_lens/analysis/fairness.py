@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dit_lens.methods.controls import CONTROLS, fairest_first, token_shuffle
-
-if TYPE_CHECKING:
-    from dit_lens.analysis.spec import AnalysisSpec
 
 
 def used() -> dict[str, tuple[str, ...]]:
@@ -21,20 +18,16 @@ def used() -> dict[str, tuple[str, ...]]:
     return {**dict.fromkeys(sections, others), "bias_or_carrier": (token_shuffle.CONTROL.name,)}
 
 
-def require_held_out_pairs(spec: AnalysisSpec) -> None:
-    """Raise ValueError for a pair with a prompt that chooses the channels."""
-    asked = {
-        "effects.pairs": spec.effects.pairs if "patch_map" in spec.sections else None,
-        "transport.pairs": spec.transport.pairs if "transport_text" in spec.sections else None,
-        "transport.far_pairs": spec.transport.far_pairs if "transport_text" in spec.sections else None,
-    }
-    if not any(asked.values()):
-        return
-    from dit_lens.analysis.effects import split
+def require_held_out_pairs(
+    asked: Mapping[str, Iterable[Iterable[str]] | None], choosing: Iterable[str], *, halved: bool
+) -> None:
+    """Raise ValueError for a pair with a prompt that chooses the channels.
 
-    choosing = set(split(spec)[0])
+    `asked` holds pairs by their key in the spec; `halved`: `choosing` are one half of its prompts.
+    """
+    choosing = set(choosing)
     stands = "stands in prompts too"
-    if spec.effects.prompts is None:
+    if halved:
         stands = "is in that half of prompts which chooses the channels, since effects.prompts is absent"
     for key, pairs in asked.items():
         both = sorted({prompt for pair in pairs or () for prompt in pair} & choosing)
@@ -45,14 +38,15 @@ def require_held_out_pairs(spec: AnalysisSpec) -> None:
             )
 
 
-def require_useful_controls(spec: AnalysisSpec) -> None:
+def require_useful_controls(
+    controls: Mapping[Any, int], sections: Sequence[str], *, by_default: Mapping[Any, int]
+) -> None:
     """Raise ValueError for controls of effects that no asked section compares with.
 
     The defaults are never refused: nobody asked for them.
     """
-    controls = spec.effects.controls
-    useless = sorted(set(controls) - set(useful(controls, spec.sections)))
-    if not useless or controls == type(spec.effects)().controls:
+    useless = sorted(set(controls) - set(useful(controls, sections)))
+    if not useless or controls == by_default:
         return
     kind = useless[0]
     by = [section for section, kinds in used().items() if kind in kinds]

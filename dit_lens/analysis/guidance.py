@@ -10,7 +10,7 @@ from dit_lens.analysis.effects import naming
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dit_lens.analysis.stages import Asked, Chosen, Found
+    from dit_lens.analysis.stage_context import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.study import StudyPlan
     from dit_lens.methods.transport.guidance import GuidanceStudy

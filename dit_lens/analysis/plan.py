@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis.effects import EffectStudies, Study, naming, split
+from dit_lens.analysis.effects import EffectStudies, Study, naming
 from dit_lens.analysis.memory import statistics_bytes
-from dit_lens.analysis.stages import Asked, StagePlan, stages
+from dit_lens.analysis.spec import split
+from dit_lens.analysis.stage_context import Asked, StagePlan
+from dit_lens.analysis.stages import stages
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import by_hand, require_found_in
 from dit_lens.methods.paired_effects import counted

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.analysis.effects import naming, split
+from dit_lens.analysis.effects import naming
+from dit_lens.analysis.spec import split
 from dit_lens.errors import BadInput
 
 if TYPE_CHECKING:

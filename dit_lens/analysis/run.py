@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dit_lens.analysis.effects import EffectStudies, Outcome, judged_seeds, split
+from dit_lens.analysis.effects import EffectStudies, Outcome
 from dit_lens.analysis.fairness import useful
 from dit_lens.analysis.plan import Plan, make_plan
 from dit_lens.analysis.prompts import as_received
 from dit_lens.analysis.reading import read_spec
-from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec, hash_of
-from dit_lens.analysis.stages import Asked, Found, stages
+from dit_lens.analysis.spec import JUDGED_SECTIONS, USERS, AnalysisSpec, hash_of, judged_seeds, split
+from dit_lens.analysis.stage_context import Asked, Found
+from dit_lens.analysis.stages import stages
 from dit_lens.analysis.transport_spec import TEXT_ALONE
 from dit_lens.errors import BadInput
 from dit_lens.model.identity import RunIdentity

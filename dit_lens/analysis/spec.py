@@ -321,9 +321,19 @@ class AnalysisSpec(_Spec):
                 "effects.pairs is missing: patch_map carries activations between the two prompts of a pair; "
                 "give [[source, target], …] or a file, or remove patch_map"
             )
-        require_held_out_pairs(self)
-        require_useful_controls(self)
+        self._require_held_out_pairs()
+        require_useful_controls(effects.controls, self.sections, by_default=EffectsSpec().controls)
         return self
+
+    def _require_held_out_pairs(self) -> None:
+        carried = self.transport if "transport_text" in self.sections else None
+        pairs = {
+            "effects.pairs": self.effects.pairs if "patch_map" in self.sections else None,
+            "transport.pairs": carried.pairs if carried else None,
+            "transport.far_pairs": carried.far_pairs if carried else None,
+        }
+        if any(pairs.values()):
+            require_held_out_pairs(pairs, split(self)[0], halved=self.effects.prompts is None)
 
     @property
     def channel_sections(self) -> tuple[ChannelSection, ...]:
@@ -353,6 +363,23 @@ class AnalysisSpec(_Spec):
         without["model"] = self.model.implied
         without.setdefault("transport", self.transport.implied)
         return self.model_dump(mode="json", exclude_none=True, exclude=without)
+
+
+def split(spec: AnalysisSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(prompts that choose the channels, prompts that judge); all choose where nothing is judged."""
+    if not spec.judged_sections:
+        return spec.prompts, ()
+    if spec.effects.prompts is not None:
+        return spec.prompts, spec.effects.prompts
+    from dit_lens.methods.stats import split_prompts
+
+    halves = split_prompts(spec.prompts)
+    return halves.calibration, halves.held_out
+
+
+def judged_seeds(spec: AnalysisSpec) -> tuple[int, ...]:
+    """Seeds of the runs that judge."""
+    return spec.effects.seeds or spec.seeds[:1]
 
 
 def hash_of(data: Any) -> str:

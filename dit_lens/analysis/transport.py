@@ -18,7 +18,7 @@ from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 
 if TYPE_CHECKING:
-    from dit_lens.analysis.stages import Asked, Chosen, Found
+    from dit_lens.analysis.stage_context import Asked, Chosen, Found
     from dit_lens.analysis.transport_spec import TransportSpec
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.study import StudyPlan

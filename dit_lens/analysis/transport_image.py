@@ -13,7 +13,7 @@ from dit_lens.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dit_lens.analysis.stages import Asked, Chosen, Found
+    from dit_lens.analysis.stage_context import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.spatial import Mask
     from dit_lens.methods.study import StudyPlan

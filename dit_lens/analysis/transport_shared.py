@@ -10,7 +10,7 @@ from dit_lens.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dit_lens.analysis.stages import Asked, Chosen, Found
+    from dit_lens.analysis.stage_context import Asked, Chosen, Found
     from dit_lens.methods.measures import Measures
     from dit_lens.methods.questions import Setting
     from dit_lens.methods.transport import CarryResult, CarryStudy, Case

@@ -10,7 +10,7 @@ from dit_lens.graph.spec import GraphSpec
 from dit_lens.model.hook_points import HookPoint
 
 if TYPE_CHECKING:
-    from dit_lens.graph.check import CheckedEdit
+    from dit_lens.graph.checked import CheckedEdit
 
 
 def refuse_cycles(spec: GraphSpec, edits: Sequence[CheckedEdit]) -> None:

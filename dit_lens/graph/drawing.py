@@ -1,30 +1,12 @@
-"""A graph drawn, as text and as a picture: who starts from which noise, what is done to it, where it goes."""
+"""A graph as an outline: who starts from which noise, what is done to it, where it goes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from dit_lens.graph.borrowing import RULE
 from dit_lens.graph.spec import BoxSpec, EditSpec, GraphSpec, ReadSpec
-from dit_lens.inline_html import Markup, shortened
-
-_LINE, _LETTER, _LEFT, _MOST = 22, 7.3, 52, 120  # pixels, and letters of a line
-_MOST_LINES = 60
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a drawing: a trajectory (`mark` is set), or what is done to the trajectory above it.
-
-    `source` is the trajectory that an edit or a shadow draws on.
-    """
-
-    text: str
-    mark: str = ""
-    id: str = ""
-    source: str = ""
-    last: bool = False
+from dit_lens.summary import Line, Outline
 
 
 def draw(spec: GraphSpec) -> str:
@@ -32,52 +14,12 @@ def draw(spec: GraphSpec) -> str:
 
     ● has latents of its own, ○ takes those of another, ◇ those of a given path or of a run of other steps.
     """
-    lines = [
-        f"{line.mark} {line.text}" if line.mark else f"{'└' if line.last else '├'}─ {line.text}"
-        for line in _lines(spec)
-    ]
-    return "\n".join([_head(spec), *lines])
+    return "\n".join([_head(spec), *map(str, outline(spec).lines)])
 
 
-def draw_svg(spec: GraphSpec) -> Markup:
-    """The same as a picture for a notebook: an arrow leads from each trajectory to what draws on it.
-
-    Lines beyond 60 are counted, and long ones are cut; hovering over one shows it in full.
-    """
-    every = _lines(spec)
-    lines = every[:_MOST_LINES]
-    y = {line.id: _LINE * (i + 1) for i, line in enumerate(lines) if line.mark}
-    words, paths = [], []
-    for i, line in enumerate(lines):
-        down, left = _LINE * (i + 1), _LEFT if line.mark else _LEFT + 22
-        words.append(_words(left, down, f"{line.mark} {line.text}".strip(), bold=bool(line.mark)))
-        if not line.mark:
-            paths.append(Markup("<path d='M{} {}v{}h10'/>").format(_LEFT + 5, down - _LINE + 8, _LINE - 8))
-        if line.source in y:
-            # Arcs of neighbouring lines bend by different widths, so that they can be told apart.
-            bend, start = _LEFT - 26 - 6 * (i % 5), y[line.source]
-            path = f"M{_LEFT - 4} {start}C{bend} {start} {bend} {down} {left - 8} {down}l-6 -4m6 4l-6 4"
-            paths.append(Markup("<path d='{}'/>").format(path))
-    rest = len(every) - len(lines)
-    if rest:
-        words.append(_words(_LEFT, _LINE * (len(lines) + 1), f"… and {rest} more lines"))
-    width = _LEFT + 30 + _LETTER * max((min(len(line.text) + 2, _MOST) for line in lines), default=10)
-    height = _LINE * (len(lines) + 1 + bool(rest))
-    return Markup(
-        "<svg role='img' aria-label='{}' viewBox='0 0 {:.0f} {}' width='{:.0f}' "
-        "style='max-width:100%;height:auto'>"
-        "<g stroke='currentColor' stroke-opacity='.6' stroke-width='1.2' fill='none'>{}</g>"
-        "<g fill='currentColor' font-family='ui-monospace,monospace' font-size='12'>{}</g></svg>"
-    ).format(
-        f"Drawing of graph {spec.hash}", width, height, width, Markup("").join(paths), Markup("").join(words)
-    )
-
-
-def _words(left: int, down: int, text: str, *, bold: bool = False) -> Markup:
-    weight = Markup(" font-weight='600'") if bold else Markup("")
-    return Markup("<text x='{}' y='{}'{}><title>{}</title>{}</text>").format(
-        left, down + 4, weight, text, shortened(text, _MOST)
-    )
+def outline(spec: GraphSpec) -> Outline:
+    """The same as neutral lines; a line's source is the trajectory that it draws on."""
+    return Outline(_lines(spec), f"Drawing of graph {spec.hash}")
 
 
 def _head(spec: GraphSpec) -> str:

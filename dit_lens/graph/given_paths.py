@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.check import CheckedGraph
+from dit_lens.graph.checked import CheckedGraph
 from dit_lens.model.given import GivenPath
 from dit_lens.model.hook_points import HookPoint
 

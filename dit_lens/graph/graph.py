@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.graph.draft import Draft
-from dit_lens.graph.drawing import draw
+from dit_lens.graph.drawing import draw, outline
 from dit_lens.graph.interventions import Intervention, Patch
 from dit_lens.graph.spec import GraphSpec, spec_from_data, spec_from_yaml
 from dit_lens.graph.trajectory_ref import TrajectoryRef
+from dit_lens.summary import Facts, Summary
 from dit_lens.words import methods_know_words
 
 if TYPE_CHECKING:
-    from dit_lens.graph.check import CheckedGraph
+    from dit_lens.graph.checked import CheckedGraph
     from dit_lens.graph.plan import Plan
     from dit_lens.model.given import GivenPath
     from dit_lens.model.lens import DiTLens
 
 
 @methods_know_words
-class InterventionGraph:
+class InterventionGraph(Summarised):
     """A declared experiment: trajectories, edits of them, patches between them, reads.
 
     The methods below add to the graph; `spec` is the frozen value they have built so far, and equals the one
@@ -411,10 +413,16 @@ class InterventionGraph:
         drawing = draw(self.spec)
         return drawing if lens is None else f"{drawing}\n\n{self.plan(lens)}"
 
-    def _repr_html_(self) -> str:
-        from dit_lens.graph.notebook import graph_html
-
-        return graph_html(self.spec)
+    def summary(self) -> Summary:
+        """Its drawing: trajectories, what is done to them, and what is carried from one into another."""
+        spec = self.spec
+        counts = (
+            f"{len(spec.trajectories)} trajectories, {len(spec.edits)} edits and patches, "
+            f"{len(spec.reads)} reads"
+        )
+        sampling = ", ".join(f"{key} {value}" for key, value in spec.sampling.items()) or "the model's own"
+        about = Facts({"holds": counts, "sampling": sampling})
+        return Summary(f"InterventionGraph {spec.hash}", (about, outline(spec)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InterventionGraph) and self.to_data() == other.to_data()

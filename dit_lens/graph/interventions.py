@@ -18,7 +18,6 @@ from dit_lens.graph.operation import (
     PartEdit,
     number,
     precise,
-    require_value,
     split,
 )
 from dit_lens.graph.random_edits import Noise, TokenShuffle
@@ -324,6 +323,46 @@ OPERATIONS: dict[str, type[Intervention]] = {
     )
 }  # fmt: skip
 """Name in a spec → edit."""
+
+
+def require_value(op: Intervention) -> Intervention:
+    """The edit, if its fields say all that it does: they are what is compared, hashed and written down.
+
+    Raises `BadInput` for an edit whose class is no frozen dataclass of its own, or is not the one that its
+    name stands for: two of different settings, or of different classes, would be written down alike, and
+    share their graphs' hash and their stored results.
+    """
+    kind = type(op)
+    # Looked up in the class itself: a class without the decorator has its parent's.
+    made: Any = vars(kind).get("__dataclass_params__")
+    if made is None or not (made.frozen and made.eq):
+        raise BadInput(
+            f"{kind.__name__} is no frozen dataclass, so two of them with different settings would count as "
+            f"one edit. Write @dataclass(frozen=True) above class {kind.__name__}, and each setting as a "
+            "field in its body, such as step: float."
+        )
+    name = getattr(kind, "op", None)
+    registered = OPERATIONS.get(name) if isinstance(name, str) else None
+    if registered is None:
+        first = "" if name else 'give it a name in its body, op: ClassVar[str] = "mine", and '
+        raise BadInput(
+            f"{kind.__name__} is not registered as an edit, so a graph that holds it could not be read back: "
+            f'{first}write OPERATIONS["{name or "mine"}"] = {kind.__name__} below the class (from '
+            "dit_lens.graph.interventions import OPERATIONS)."
+        )
+    if registered is not kind:
+        again = (
+            f"The class was defined anew since this edit was made: make the edit again, of the new {name!r}."
+            if registered.__qualname__ == kind.__qualname__
+            else f'Give {kind.__name__} an op of its own, and write OPERATIONS["<its op>"] = {kind.__name__} '
+            "below it (from dit_lens.graph.interventions import OPERATIONS)."
+        )
+        raise BadInput(
+            f"{kind.__name__} has the op {name!r}, which is registered to another class, "
+            f"{registered.__module__}.{registered.__qualname__}: both would be written down alike, and one "
+            f"take the other's results. {again}"
+        )
+    return op
 
 
 def as_edit(given: Any) -> Intervention:

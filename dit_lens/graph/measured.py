@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dit_lens.graph.check import CheckedEdit, CheckedGraph
+    from dit_lens.graph.checked import CheckedEdit, CheckedGraph
     from dit_lens.graph.interventions import Intervention
 
 HOW = {

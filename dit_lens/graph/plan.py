@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead
+from dit_lens.display import Summarised
+from dit_lens.graph.checked import CheckedEdit, CheckedGraph, CheckedRead
 from dit_lens.graph.measured import HOW, needs_measured
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.quantities import readable_bytes
+from dit_lens.summary import Facts, Summary
 
 Spot = tuple[HookPoint, str]
 """A hook point and a guidance branch."""
@@ -120,7 +122,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Summarised):
     """What a run will do on a model. `str()` of it is for a reader, and says which edits a run will refuse
     unless it is given what they need measured.
 
@@ -172,10 +174,22 @@ class Plan:
     def __repr__(self) -> str:
         return str(self)
 
-    def _repr_html_(self) -> str:
-        from dit_lens.graph.notebook import plan_html
-
-        return plan_html(self)
+    def summary(self) -> Summary:
+        """What the run will take."""
+        kinds = ", ".join(f"{passes:,} {kind}" for kind, passes in self.passes_by_kind.items() if passes)
+        share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
+        held, kept = readable_bytes(self.held_bytes), readable_bytes(self.read_bytes)
+        about = {
+            "runs": self.extent,
+            "forwards": f"{self.forwards:,}, of at most {self.arms_per_forward} arms",
+            "block passes": f"{self.block_passes:,} ({kinds}), {share:.2f} of those without reuse",
+            "memory": f"{held} held for reuse, {kept} read",
+        }
+        if needed := needs_measured(self.graph):
+            about["material"] = "; ".join(
+                f"{at}: {op} needs measured {kind}" for at, (op, kind) in needed.items()
+            )
+        return Summary(f"Plan of graph {self.graph.hash}", (Facts(about),))
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{passes} {kind}" for kind, passes in self.passes_by_kind.items() if passes)

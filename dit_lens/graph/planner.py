@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from dit_lens.errors import BadInput
-from dit_lens.graph.check import CheckedEdit, CheckedGraph
+from dit_lens.graph.checked import CheckedEdit, CheckedGraph
 from dit_lens.graph.interventions import Identity
 from dit_lens.graph.plan import (
     Forward,

@@ -17,9 +17,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dit_lens.atomic import atomic_write
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.methods.stats import VERDICT_RULE, Effect, judge
 from dit_lens.methods.verdicts import ALPHA, Direction, Outcome
+from dit_lens.summary import Facts, Fold, Note, Summary, Table, number
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +35,8 @@ CLAIM_RULE = (
     "Each question has one primary answer, whose metric is fixed by rule and not by the data; the other "
     "answers are secondary, and each stands for itself."
 )
+
+_SIGNED = {"supported": "● supported", "not supported": "✕ not supported", "undecided": "○ undecided"}
 
 _EFFECT_FIELDS = {
     "name": "The metric, and the coordinate (block, protocol, dose) where the claim has several.",
@@ -133,7 +137,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Answer(_Frozen):
+class Answer(_Frozen, Summarised):
     """One claim and what the run says about it."""
 
     name: str
@@ -160,17 +164,28 @@ class Answer(_Frozen):
     primary: bool = False
     """Whether this answers its question first; one answer of a question does."""
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import answer_html
-
-        return answer_html(self)
+    def summary(self) -> Summary:
+        """The verdict, and the effect against each control behind it."""
+        rows = [
+            (
+                each.control,
+                number(each.estimate),
+                f"{number(each.ci_low)} to {number(each.ci_high)}",
+                each.n,
+                number(each.p_adjusted if each.p_adjusted is not None else each.p),
+            )
+            for each in self.effects
+        ]
+        columns = ("against", f"difference in {self.metric or 'score'}", "95 % CI", "n", "p, corrected")
+        title = f"{_SIGNED[self.outcome]}: {self.claim}"
+        return Summary(title, (Note(self.sentence), Table(columns, rows)), self.reason)
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
         return self.model_dump(mode="json")
 
 
-class Results(_Frozen):
+class Results(_Frozen, Summarised):
     """Everything that a run concluded, and on what: the content of `results.json`.
 
     >>> results = Results(model="shapes-sd3", fingerprint="00", dtype="float32", prompts=24, seeds=(0,),
@@ -226,10 +241,20 @@ class Results(_Frozen):
 
     __str__ = __repr__
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import results_html
-
-        return results_html(self)
+    def summary(self) -> Summary:
+        """Every verdict with its sentence, question by question."""
+        questions = dict.fromkeys(answer.question for answer in self.answers)
+        answers = [answer for question in questions for answer in self.of(question)]
+        outcomes = [answer.outcome for answer in answers]
+        about = {
+            "judged on": f"{self.prompts} held-out prompts, seeds {', '.join(map(str, self.seeds))}",
+            "verdicts": ", ".join(
+                f"{outcomes.count(outcome)} {outcome}" for outcome in _SIGNED if outcome in outcomes
+            ),
+        }
+        rows = [(_SIGNED[each.outcome], each.name, Fold(each.claim, Note(each.sentence))) for each in answers]
+        shown = Table(("verdict", "answer", "claim; open it for the numbers"), rows)
+        return Summary(f"Results of {self.model}", (Facts(about), shown))
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""

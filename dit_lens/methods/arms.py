@@ -196,6 +196,9 @@ class Arm:
 CLEAN = Arm("clean", "clean", ())
 """The unedited trajectory as an arm: what its own image scores."""
 
+UNGUIDED = "unguided"
+"""Arm and family of the run without Detail Guidance."""
+
 
 @known_words
 def ablation_arm(

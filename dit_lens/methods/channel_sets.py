@@ -15,7 +15,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, ValidationError, field_validator
 
 from dit_lens.atomic import atomic_write
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
+from dit_lens.summary import Facts, Note, Part, Summary, Table, shortened
 
 if TYPE_CHECKING:
     from dit_lens.model.lens import DiTLens
@@ -40,7 +42,7 @@ class _ReadOnly(dict[int, tuple[int, ...]]):
         return (type(self), (dict(self),))
 
 
-class ChannelSet(BaseModel):
+class ChannelSet(BaseModel, Summarised):
     """Channels chosen in each block of one stream; strongest first; a block may have none.
 
     Fields: `model` (its name), `statistic` and `selection` (how the channels were chosen), `stream`,
@@ -215,10 +217,23 @@ class ChannelSet(BaseModel):
                 f"{', '.join(cls.model_fields)}; write it again with `dit-lens discover`."
             ) from error
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import channel_set_html
-
-        return channel_set_html(self)
+    def summary(self) -> Summary:
+        """The channels of every block, strongest first, and the rule that chose them."""
+        how = ", ".join(f"{key} = {value}" for key, value in self.selection.items())
+        about = Facts({"model": self.model, "chosen by": f"{self.statistic}: {how}"})
+        shown: Part
+        if self.is_empty:
+            nothing = f"Empty: no channel of any of the {len(self.blocks)} blocks meets this rule."
+            shown = Note(f"{nothing} {self.nearest}")
+        else:
+            rows = [
+                (block, shortened(", ".join(map(str, channels)), 300) or "–")
+                for block, channels in self.blocks.items()
+            ]
+            shown = Table(("block", "channels"), rows)
+        count = len(self.channels)
+        title = f"ChannelSet: {count} different {'channel' if count == 1 else 'channels'}"
+        return Summary(f"{title}, {self.stream} stream", (about, shown))
 
     def __repr__(self) -> str:
         how = ", ".join(f"{key}={value}" for key, value in self.selection.items())

@@ -4,7 +4,7 @@ figures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,10 +26,39 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from dit_lens.methods.channel_sets import ChannelSet
-    from dit_lens.methods.channels import ChannelStatistics
 
 
-def spectrum(stats: ChannelStatistics) -> pd.DataFrame:
+class Statistics(Protocol):
+    """What the tables need of channel statistics; `methods.channels.ChannelStatistics` says what each is."""
+
+    @property
+    def data(self) -> xr.Dataset: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+    @property
+    def num_channels(self) -> int: ...
+
+    @property
+    def streams(self) -> tuple[str, ...]: ...
+
+    @property
+    def branches(self) -> tuple[str, ...]: ...
+
+    def blocks(self, stream: str) -> tuple[int, ...]: ...
+
+    def profile(self, statistic: str = ..., *, stream: str = ..., branch: str = ...) -> xr.DataArray: ...
+
+    def select(
+        self, *, top_k: int | None = ..., statistic: str = ..., stream: str = ..., branch: str = ...
+    ) -> ChannelSet: ...
+
+
+def spectrum(stats: Statistics) -> pd.DataFrame:
     """Every channel of every block, ranked by each statistic (rank 1 is the largest).
 
     Averaged over steps (`max_abs`: the maximum). `ratio` is value / channel median.
@@ -59,7 +88,7 @@ def spectrum(stats: ChannelStatistics) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def ratio_map(stats: ChannelStatistics) -> pd.DataFrame:
+def ratio_map(stats: Statistics) -> pd.DataFrame:
     """The top channel of each (block, step) by each statistic, and its ratio to the channel median.
 
     Columns: stream, branch, step, sigma, block, channel, statistic, value, ratio.
@@ -72,7 +101,7 @@ def ratio_map(stats: ChannelStatistics) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def life(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
+def life(stats: Statistics, k: int | None = None) -> pd.DataFrame:
     """The `k` channels that lead the stream as a whole (see `leading_channels`), in every block at every
     step.
 
@@ -89,7 +118,7 @@ def life(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
     )
 
 
-def leading_channels(stats: ChannelStatistics, stream: str, k: int | None = None) -> tuple[int, ...]:
+def leading_channels(stats: Statistics, stream: str, k: int | None = None) -> tuple[int, ...]:
     """The `k` channels with the largest `abs_mean` in units of the block's median, averaged over blocks and
     branches.
 
@@ -103,7 +132,7 @@ def leading_channels(stats: ChannelStatistics, stream: str, k: int | None = None
     return tuple(int(channel) for channel in np.argsort(-mean, kind="stable")[:k])
 
 
-def stability(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
+def stability(stats: Statistics, k: int | None = None) -> pd.DataFrame:
     """Do the top k by `abs_mean` stay the same? Mean Jaccard over `n` pairs of sets, with its chance level.
 
     - axis `prompt`: sets of two samples that differ in prompt only (same seed; each averaged over its steps).
@@ -148,7 +177,7 @@ def stability(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
     ).sort_values(["stream", "branch", "axis", "block"], kind="stable", ignore_index=True)
 
 
-def agreement(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
+def agreement(stats: Statistics, k: int | None = None) -> pd.DataFrame:
     """Top k by |token mean| against top k by mean magnitude: the two readings of "massive", per block.
 
     Columns: stream, branch, block, k, jaccard, chance.
@@ -165,7 +194,7 @@ def agreement(stats: ChannelStatistics, k: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stream", "branch", "block", "k", "jaccard", "chance"])
 
 
-def variance(stats: ChannelStatistics, massive: ChannelSet) -> pd.DataFrame:
+def variance(stats: Statistics, massive: ChannelSet) -> pd.DataFrame:
     """Shares of each massive channel's variance that step, prompt, seed, their interaction and token explain.
 
     The five shares of a channel sum to one; a channel without variance has no rows. Of the set's stream, in
@@ -185,9 +214,7 @@ def variance(stats: ChannelStatistics, massive: ChannelSet) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stream", "branch", "block", "channel", "source", "share"])
 
 
-def births(
-    stats: ChannelStatistics, stream: str = "image", channels: Sequence[int] | None = None
-) -> pd.DataFrame:
+def births(stats: Statistics, stream: str = "image", channels: Sequence[int] | None = None) -> pd.DataFrame:
     """Who writes a channel: the mean |gate × output| that each block's attention and MLP add to it.
 
     `value` is in activation units, averaged over steps. `rank` is the channel's place among all channels of
@@ -230,7 +257,7 @@ def births(
     return pd.concat(frames, ignore_index=True).dropna(subset=["value"]).reset_index(drop=True)
 
 
-def adaln(stats: ChannelStatistics, massive: ChannelSet) -> pd.DataFrame:
+def adaln(stats: Statistics, massive: ChannelSet) -> pd.DataFrame:
     """AdaLN shift, scale and gate at each massive channel of a block, averaged over samples and steps.
 
     `percentile` places |value| among all channels of that signal: 100 is the largest, 0 the smallest, equal
@@ -258,7 +285,7 @@ def adaln(stats: ChannelStatistics, massive: ChannelSet) -> pd.DataFrame:
     )
 
 
-def tables(stats: ChannelStatistics, massive: ChannelSet | None = None) -> dict[str, pd.DataFrame]:
+def tables(stats: Statistics, massive: ChannelSet | None = None) -> dict[str, pd.DataFrame]:
     """All tables of a discovery by name, for every stream and branch; `token_maps` needs the model and is not
     here.
 
@@ -271,7 +298,7 @@ def tables(stats: ChannelStatistics, massive: ChannelSet | None = None) -> dict[
     return {name: make(stats, sets) for name, make in _MAKERS.items()}
 
 
-def table(stats: ChannelStatistics, name: str, massive: ChannelSet | None = None) -> pd.DataFrame:
+def table(stats: Statistics, name: str, massive: ChannelSet | None = None) -> pd.DataFrame:
     """One of `tables`, by its name. Raises `BadInput` for another name.
 
     >>> table(stats, "variance", stats.select(ratio=5)).source.unique().tolist()
@@ -285,7 +312,7 @@ def table(stats: ChannelStatistics, name: str, massive: ChannelSet | None = None
     return _MAKERS[name](stats, _sets(stats, massive))
 
 
-def _sets(stats: ChannelStatistics, massive: ChannelSet | None) -> list[ChannelSet]:
+def _sets(stats: Statistics, massive: ChannelSet | None) -> list[ChannelSet]:
     """The set of each stream: the one given, or the top k."""
     return [
         massive
@@ -295,7 +322,7 @@ def _sets(stats: ChannelStatistics, massive: ChannelSet | None) -> list[ChannelS
     ]
 
 
-_MAKERS: dict[str, Callable[[ChannelStatistics, list[ChannelSet]], pd.DataFrame]] = {
+_MAKERS: dict[str, Callable[[Statistics, list[ChannelSet]], pd.DataFrame]] = {
     "spectrum": lambda stats, _: spectrum(stats),
     "ratio_map": lambda stats, _: ratio_map(stats),
     "life": lambda stats, _: life(stats),
@@ -308,22 +335,22 @@ _MAKERS: dict[str, Callable[[ChannelStatistics, list[ChannelSet]], pd.DataFrame]
 TABLES = tuple(_MAKERS)
 
 
-def _places(stats: ChannelStatistics) -> Iterator[tuple[str, str]]:
+def _places(stats: Statistics) -> Iterator[tuple[str, str]]:
     return ((stream, branch) for stream in stats.streams for branch in stats.branches)
 
 
-def _profiles(stats: ChannelStatistics) -> Iterator[tuple[str, str, str]]:
+def _profiles(stats: Statistics) -> Iterator[tuple[str, str, str]]:
     return ((*place, statistic) for place in _places(stats) for statistic in RANKED)
 
 
-def _cells(stats: ChannelStatistics, statistic: str, stream: str, branch: str) -> xr.DataArray:
+def _cells(stats: Statistics, statistic: str, stream: str, branch: str) -> xr.DataArray:
     """[step, block, channel] of the blocks that have the stream."""
     chosen = stats.data[statistic].sel(stream=stream, branch=branch, block=list(stats.blocks(stream)))
     return chosen.transpose("step", "block", "channel")
 
 
 def _over_depth_and_time(
-    stats: ChannelStatistics,
+    stats: Statistics,
     cells: xr.DataArray,
     stream: str,
     branch: str,
@@ -359,7 +386,7 @@ def _members(massive: ChannelSet) -> Iterator[tuple[int, int]]:
     return ((block, channel) for block, channels in massive.blocks.items() for channel in channels)
 
 
-def _stream_of(stats: ChannelStatistics, massive: ChannelSet) -> str:
+def _stream_of(stats: Statistics, massive: ChannelSet) -> str:
     """The set's stream, if its channels exist in these statistics."""
     there = stats.blocks(massive.stream)
     beyond = [(b, c) for b, c in _members(massive) if b not in there or c >= stats.num_channels]

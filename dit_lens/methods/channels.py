@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods import statistics_files
 from dit_lens.methods.channel_labels import RANKED, STATISTICS
@@ -27,6 +28,7 @@ from dit_lens.methods.channel_sets import (
 from dit_lens.methods.discovery_request import captions_of, distinct_seeds, rows_at_once, sampling_of
 from dit_lens.model.hook_points import parse_blocks, select_steps
 from dit_lens.model.identity import RunIdentity
+from dit_lens.summary import Facts, Fold, Part, Summary, Table, shortened
 from dit_lens.words import known_words, methods_know_words
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ LOG_DEPTH = 16
 
 @methods_know_words
 @dataclass(frozen=True, repr=False)
-class ChannelStatistics:
+class ChannelStatistics(Summarised):
     """Statistics of every channel, labelled by step, branch, block, stream and channel.
 
     Fields: `data`, an `xarray.Dataset` of float32 and float64 arrays such as `abs_mean` [step, branch,
@@ -276,10 +278,29 @@ class ChannelStatistics:
         data, about = statistics_files.load(folder)
         return cls(data, about["provenance"], about["top_k"], about["cost"])
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import statistics_html
-
-        return statistics_html(self)
+    def summary(self) -> Summary:
+        """The strongest channel of each block and stream, as a multiple of the block's median channel."""
+        sizes = self.data.sizes
+        prompts = list(map(str, self.provenance.get("prompts", ())))
+        about = {
+            "measured on": f"{sizes['sample']} samples, {sizes['step']} steps, {' and '.join(self.branches)}",
+            "model": f"{sizes['block']} blocks × {self.num_channels} channels",
+            "prompts": shortened("; ".join(prompts), 200),
+            "cost": f"{self.cost['forwards']} forwards" if "forwards" in self.cost else "",
+        }
+        parts: list[Part] = [Facts(about)]
+        for stream in self.streams:
+            profile = self.profile(stream=stream)
+            values = profile.values
+            median, top = np.median(values, axis=1), values.argmax(axis=1)
+            rows = []
+            for i, block in enumerate(profile["block"].values):
+                ratio = f"{values[i, top[i]] / median[i]:.1f} ×" if median[i] > 0 else "–"
+                rows.append((int(block), int(top[i]), ratio, f"{values[i, top[i]]:.3g}"))
+            shown = Table(("block", "top channel", "of the median", "|mean over tokens|"), rows)
+            title = f"{stream} stream, top channel of each block"
+            parts.append(Fold(title, shown, opened=stream == "image"))
+        return Summary(f"ChannelStatistics of {self.model}", tuple(parts))
 
     def __repr__(self) -> str:
         sizes = self.data.sizes

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.multiplicity import benjamini_hochberg
 from dit_lens.methods.resampling import RESAMPLES, mean_interval, sign_flip_p, smallest_p
 from dit_lens.methods.verdicts import Effect
+from dit_lens.summary import Heat, Note, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,7 +265,7 @@ def cells_frame(
 
 
 @dataclass(frozen=True, eq=False)
-class EffectMap:
+class EffectMap(Summarised):
     """Effect of an edit in every block × step cell, for a channel set and its controls. Exploratory.
 
     Fields: `values`, `ci_low`, `ci_high`, family → float64 [block, step], mean over prompts with its
@@ -359,10 +361,18 @@ class EffectMap:
             raise BadInput(f"This map is no {name!r}; its one table is {self.table_names[0]!r}.")
         return self.to_frame()
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import effect_map_html
-
-        return effect_map_html(self)
+    def summary(self) -> Summary:
+        """The map in small, where it peaks, and in how many cells it is beyond each control."""
+        title, *lines = repr(self).splitlines()
+        values = self.values[TREATMENT]
+        drawn = Heat(values, f"{self.metric} by block (down) and step (across), massive channels")
+        scale = (
+            f"blocks {self.blocks[0]}–{self.blocks[-1]} down, steps {self.steps[0]}–{self.steps[-1]} across"
+        )
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            scale += f"; faint {finite.min():.3g}, full {finite.max():.3g}"
+        return Summary(title, (drawn, Note(scale), *(Note(line.strip()) for line in lines)))
 
     def __repr__(self) -> str:
         cells, counts = self.cells, self.cells.n

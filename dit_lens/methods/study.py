@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.measures import Measures
@@ -19,6 +20,7 @@ from dit_lens.methods.study_groups import Group, graph_of, outcomes
 from dit_lens.methods.study_request import Request, Scan
 from dit_lens.methods.study_tables import OWN, study_table
 from dit_lens.run.cells import Cell, CellKey, CellStore, Measured, require_unchanged, tell_older
+from dit_lens.summary import Facts, Summary, Table, number
 from dit_lens.words import known_words
 
 if TYPE_CHECKING:
@@ -36,9 +38,12 @@ WantsImage = Callable[[Arm, str, int], bool]
 EFFECT_COLUMNS = ("arm", "prompt", "seed", "metric", "value")
 SHAM_COLUMNS = ("prompt", "seed", "max_abs_difference")
 
+_MOST_METRICS = 8
+"""Metrics in the summary of a study."""
+
 
 @dataclass(frozen=True)
-class StudyPlan:
+class StudyPlan(Summarised):
     """What a study will do and cost; `str()` of it is for a reader.
 
     `cells` counts results (one per different arm, prompt and seed), `known` those that the store holds,
@@ -78,10 +83,17 @@ class StudyPlan:
             plans=(*self.plans, (plan, count)),
         )
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import study_plan_html
-
-        return study_plan_html(self)
+    def summary(self) -> Summary:
+        """What the study will do and cost."""
+        share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
+        about = {
+            "results": f"{self.cells:,}, {self.known:,} of them known",
+            "to run": f"{self.groups:,} graphs, {self.forwards:,} forwards of at most "
+            f"{self.arms_per_forward} arms",
+            "block passes": f"{self.block_passes:,}, {share:.2f} of those without reuse",
+            "memory": f"{self.held_bytes / 1e6:.3g} MB held for reuse",
+        }
+        return Summary("StudyPlan", (Facts(about),))
 
     def __str__(self) -> str:
         share = self.block_passes / self.passes_without_reuse if self.passes_without_reuse else 1.0
@@ -97,7 +109,7 @@ class StudyPlan:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Summarised):
     """What a study measured.
 
     Attributes:
@@ -126,10 +138,35 @@ class StudyResult:
         """One tidy table by `name`, for `dl.plots`: see `study_table`."""
         return study_table(self, name)
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import study_html
-
-        return study_html(self)
+    def summary(self) -> Summary:
+        """Means over prompts and seeds, one row per arm; every other number is in `effects`."""
+        effects = self.effects
+        # Single attributes are many, and their mean is a metric of its own.
+        metrics = [name for name in dict.fromkeys(effects["metric"]) if not name.startswith("attribute.")]
+        means = effects.pivot_table(index="arm", columns="metric", values="value", aggfunc="mean", sort=False)
+        rows: list[tuple[Any, ...]] = []
+        for arm in self.arms:
+            cells = [
+                means.at[arm.name, metric]
+                if arm.name in means.index and metric in means.columns
+                else float("nan")
+                for metric in metrics[:_MOST_METRICS]
+            ]
+            rows.append((arm.name, *map(number, cells)))
+        worst = self.sham["max_abs_difference"].max() if len(self.sham) else 0.0
+        more = f", the first {_MOST_METRICS} of them here" if len(metrics) > _MOST_METRICS else ""
+        about = {
+            "prompts × seeds": f"{effects['prompt'].nunique()} × {effects['seed'].nunique()}",
+            "values": f"{len(effects):,} of {effects['metric'].nunique()} metrics{more}",
+            "results": f"{self.computed} computed, {self.known} known, {self.dropped} damaged",
+            "nothing edited": f"latents move by at most {worst:.2g}",
+        }
+        shown = Table(("arm", *metrics[:_MOST_METRICS]), rows)
+        note = (
+            "Means over prompts and seeds. dl.plots.levels draws them with intervals; effects holds every "
+            "value."
+        )
+        return Summary(f"StudyResult: {len(self.arms)} arms", (Facts(about), shown), note)
 
     def __repr__(self) -> str:
         worst = self.sham["max_abs_difference"].max() if len(self.sham) else 0.0

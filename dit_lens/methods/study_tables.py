@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dit_lens.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dit_lens.methods.study import StudyResult
+    from dit_lens.methods.arms import Arm
 
 OWN = ("effects", "sham", "levels")
 """Tables that every study has."""
@@ -17,7 +17,20 @@ OWN = ("effects", "sham", "levels")
 LEVEL_COLUMNS = ("metric", "place", "arm", "label", "family", "mean", "ci_low", "ci_high", "n", "clean_mean")
 
 
-def study_table(result: StudyResult, name: str) -> pd.DataFrame:
+class Studied(Protocol):
+    """What a study measured, as its tables need it; `methods.study.StudyResult` says what the columns are."""
+
+    @property
+    def effects(self) -> pd.DataFrame: ...
+
+    @property
+    def sham(self) -> pd.DataFrame: ...
+
+    @property
+    def arms(self) -> tuple[Arm, ...]: ...
+
+
+def study_table(result: Studied, name: str) -> pd.DataFrame:
     """One table of a study: `effects`, `sham`, `levels`, or the table of a question that its arms answer.
 
     `levels` has one row per metric and arm: mean over prompts, 95 % interval, n, and that of clean images.
@@ -27,9 +40,10 @@ def study_table(result: StudyResult, name: str) -> pd.DataFrame:
     """
     from dit_lens.methods.questions import QUESTIONS
 
-    if name in ("effects", "sham"):
-        found: pd.DataFrame = getattr(result, name)
-        return found
+    if name == "effects":
+        return result.effects
+    if name == "sham":
+        return result.sham
     if name == "levels":
         return _levels(result)
     if name not in QUESTIONS:
@@ -41,7 +55,7 @@ def study_table(result: StudyResult, name: str) -> pd.DataFrame:
     return QUESTIONS[name].answer(result.effects, result.arms, metrics=metrics).tables[name]
 
 
-def _levels(result: StudyResult) -> pd.DataFrame:
+def _levels(result: Studied) -> pd.DataFrame:
     import pandas as pd
 
     from dit_lens.methods.arms import CLEAN

@@ -7,23 +7,28 @@ promises no such thing between differently built runs, so the measured differenc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dit_lens.display import Summarised
 from dit_lens.errors import DitLensError, RunFailure
 from dit_lens.model.adapters import require_finite
 from dit_lens.model.hook_points import STREAMS, HookPoint
 from dit_lens.model.sampling import SampleBatch, Sampling, denoise
+from dit_lens.summary import Summary, Table
 
 if TYPE_CHECKING:
-    from dit_lens.model.lens import DiTLens
-    from dit_lens.model.traced import Touch
+    from contextlib import AbstractContextManager
+
+    from dit_lens.model.adapters import Adapter
+    from dit_lens.model.hook_points import HookPoints
+    from dit_lens.model.traced import Touch, TracedTransformer
 
 _GUIDANCE = (1.0, 4.5)
 _STEPS = 3
@@ -45,7 +50,7 @@ class CheckEntry:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Summarised):
     """All that was checked about one model."""
 
     model: str
@@ -64,10 +69,18 @@ class CheckReport:
         ]
         return {"ok": self.ok, "model": self.model, "checks": entries}
 
-    def _repr_html_(self) -> str:
-        from dit_lens.model.notebook import check_html
-
-        return check_html(self)
+    def summary(self) -> Summary:
+        """Every check with what it found, those that failed first."""
+        entries = sorted(self.checks, key=lambda entry: entry.ok)
+        failed = sum(not entry.ok for entry in entries)
+        rows = [
+            ("✓ ok" if each.ok else "✗ FAILED", each.name, each.detail, f"{each.seconds:.1f} s")
+            for each in entries
+        ]
+        outcome = (
+            f"{failed} of {len(entries)} checks failed" if failed else f"all {len(entries)} checks passed"
+        )
+        return Summary(f"{self.model}: {outcome}", (Table(("", "check", "found", "took"), rows),))
 
     def __str__(self) -> str:
         width = max((len(each.name) for each in self.checks), default=0)
@@ -83,7 +96,43 @@ class _Failed(Exception):
     """A check did not hold; the message is its detail."""
 
 
-def check(lens: DiTLens) -> CheckReport:
+class Checkable(Protocol):
+    """What the checks need of a lens; `model.lens.DiTLens` says what each is."""
+
+    name: str
+    pipeline: Any
+    traced: TracedTransformer
+    defaults: Sampling
+    hook_points: HookPoints
+
+    @property
+    def adapter(self) -> Adapter: ...
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+
+    @property
+    def nn(self) -> Any: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def token_grid(self) -> tuple[int, int]: ...
+
+    def sampling(self, **overrides: Any) -> Sampling: ...
+
+    def prepare_rows(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    ) -> SampleBatch: ...
+
+
+def check(lens: Checkable) -> CheckReport:
     """Run every check and report; a failing or crashing check becomes an entry, not an exception.
 
     >>> from dit_lens.zoo.random_pipelines import random_pipeline
@@ -138,7 +187,7 @@ def _quiet(pipeline: Any) -> Iterator[None]:
 class _Bench:
     """One small sampling setup, its reference runs, and the checks against them."""
 
-    def __init__(self, lens: DiTLens) -> None:
+    def __init__(self, lens: Checkable) -> None:
         self.lens = lens
         self.points = tuple(lens.hook_points)
         self.exact = lens.device.type == "cpu" and lens.dtype == torch.float32
@@ -402,6 +451,6 @@ def _finished(latents: Tensor | None) -> Tensor:
     return latents
 
 
-def _embedding(lens: DiTLens, stream: str) -> torch.nn.Module:
+def _embedding(lens: Checkable, stream: str) -> torch.nn.Module:
     """The module whose output starts a stream."""
     return lens.pipeline.transformer.get_submodule(lens.adapter.embedding(stream))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput, RunFailure
 from dit_lens.model import sampling as _sampling
 from dit_lens.model.adapters import Geometry
@@ -17,11 +18,12 @@ from dit_lens.model.identity import RunIdentity
 from dit_lens.model.memory import is_out_of_memory, memory_explained
 from dit_lens.model.progress import ProgressBar
 from dit_lens.model.prompts import PromptTokens, tokens_of
-from dit_lens.model.sampling import SampleBatch, Sampling, Trajectory
+from dit_lens.model.sampling import SampleBatch, Sampling, Trajectory, sampling_words
 from dit_lens.model.state import PipelineState, Weights
 from dit_lens.model.traced import TracedTransformer
 from dit_lens.model.weights import parameter_count
 from dit_lens.notices import notice
+from dit_lens.summary import Facts, Fold, Summary, Text
 from dit_lens.words import methods_know_words
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ MOST_ROWS = 64
 
 
 @methods_know_words
-class DiTLens:
+class DiTLens(Summarised):
     """A diffusion pipeline, its transformer open at named hook points. Made by `dit_lens.load`.
 
     ```
@@ -450,10 +452,20 @@ class DiTLens:
     def __deepcopy__(self, memo: object) -> Any:
         return self.__reduce__()
 
-    def _repr_html_(self) -> str:
-        from dit_lens.model.notebook import lens_html
-
-        return lens_html(self)
+    def summary(self) -> Summary:
+        """The model's size, how it samples, and every hook point behind a fold."""
+        transformer = self.pipeline.transformer
+        rows, columns = self.token_grid()
+        text = self.geometry(self.defaults, 1).context_tokens
+        about = {
+            "transformer": f"{type(transformer).__name__}, {self.num_blocks} blocks × {self.num_channels} "
+            f"channels, {parameter_count(transformer) / 1e6:.1f} M parameters",
+            "tokens": f"{rows} × {columns} of the image, {text} of the prompt",
+            "by default": sampling_words(self.defaults),
+            "weights": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+        }
+        points = Fold(f"{len(self.hook_points)} hook points", Text(str(self.hook_points)))
+        return Summary(f"DiTLens {self.name}", (Facts(about), points))
 
     def __repr__(self) -> str:
         rows, columns = self.token_grid()

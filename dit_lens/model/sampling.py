@@ -17,8 +17,10 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.model.hook_points import BRANCHES
+from dit_lens.summary import Facts, Images, Summary
 from dit_lens.words import shown
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ class SampleBatch:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Summarised):
     """What a denoising run produced, a row for each prompt and seed.
 
     Fields: `prompts` and `seeds`, one per row; the `sampling`; `sigmas`, float32 [steps + 1], noise levels
@@ -206,16 +208,29 @@ class Trajectory:
         labels = [f"{p} · seed {s}" for p, s in zip(self.prompts, self.seeds, strict=True)]
         return list(zip(labels, self.images, strict=True))
 
-    def _repr_html_(self) -> str:
-        from dit_lens.model.notebook import trajectory_html
-
-        return trajectory_html(self)
+    def summary(self) -> Summary:
+        """The images with their prompts and seeds, and the shape of the latents."""
+        about = {
+            "sampling": sampling_words(self.sampling),
+            "latents": f"{list(self.latents.shape)}: rows, steps + 1, channels, height, width",
+        }
+        rows = f"{len(self)} {'row' if len(self) == 1 else 'rows'}"
+        return Summary(f"Trajectory of {rows}", (Facts(about), Images(self.labelled_images)))
 
     def __repr__(self) -> str:
         return (
             f"Trajectory({len(self)} rows, {self.sampling.steps} steps, "
             f"guidance {self.sampling.guidance_scale:g}, latents {tuple(self.latents.shape)})"
         )
+
+
+def sampling_words(sampling: Sampling) -> str:
+    """A sampling setup in a line."""
+    negative = f", negative prompt {sampling.negative_prompt!r}" if sampling.negative_prompt else ""
+    return (
+        f"{sampling.steps} steps, guidance {sampling.guidance_scale:g}, {sampling.height} × "
+        f"{sampling.width} px{negative}"
+    )
 
 
 def rows_of(

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dit_lens.errors import RunFailure
-from dit_lens.graph.check import CheckedEdit
-from dit_lens.graph.measured import measured
 from dit_lens.graph.plan import Forward, Plan, Unit, blocks_run
-from dit_lens.graph.site import Material
-from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.memory import is_out_of_memory, memory_explained
-from dit_lens.model.sampling import SampleBatch
-from dit_lens.run.forward_pass import Event, ForwardPass
-from dit_lens.run.material import Materials, generator
-from dit_lens.run.result import ReadValue
-from dit_lens.run.rows import as_tokens, joined, stacked
+from dit_lens.run.forward_pass import ForwardPass
+from dit_lens.run.material import Materials
+from dit_lens.run.unit_state import Event, UnitState
 
 if TYPE_CHECKING:
     from dit_lens.model.given import GivenPath
@@ -36,8 +29,8 @@ class Limits:
     halvings: int = 0
 
 
-class UnitRun:
-    """The state of a unit while it runs: latents of every row, what is held of the current step, the log."""
+class UnitRun(UnitState):
+    """The state of a unit, and the loop that denoises its rows."""
 
     def __init__(
         self,
@@ -50,25 +43,9 @@ class UnitRun:
         paths: Mapping[str, GivenPath],
         keep: str,
     ) -> None:
-        self.lens, self.plan, self.unit = lens, plan, unit
-        self.materials, self.limits, self.on_forward = materials, limits, on_forward
-        self.batches = [lens.prepare_rows([p], [s], plan.graph.sampling) for p, s in unit.groups]
-        self.branches = plan.graph.branches
-        self.given = {name: path.latents.to(self.batches[0].latents) for name, path in paths.items()}
-        # Latents [1, C, h, w] on the device, and a row's latents since its start on the CPU: all of them, or
-        # the newest alone where nobody asks for more; then how many steps lie behind a row.
-        self.latents: dict[int, Tensor] = {g: batch.latents for g, batch in enumerate(self.batches)}
-        self.paths: dict[int, list[Tensor]] = {g: [x.cpu()] for g, x in self.latents.items()}
-        self.steps_done: dict[int, int] = {}
-        followed = {unit.own.get(row.follows) for row in unit.rows if row.follows is not None}
-        self.whole = {
-            i for i, row in enumerate(unit.rows) if keep == "all" or row.kind != "arm" or i in followed
-        }
-        self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
-        self.reads: dict[int, list[ReadValue]] = {}
-        self.log: Counter[Event] = Counter()
+        super().__init__(lens, plan, unit, materials, paths, keep)
+        self.limits, self.on_forward = limits, on_forward
         self.forwards = 0
-        self._stacked: tuple[tuple[int, ...], SampleBatch | None] = ((), None)
 
     def run(self) -> None:
         """Denoise all rows.
@@ -117,7 +94,7 @@ class UnitRun:
             return
         # Outside the handler: the error's frames hold the tensors that did not fit.
         del attempt
-        self._stacked = (), None
+        self.forget_batch()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._halves(forward)
@@ -126,42 +103,6 @@ class UnitRun:
         middle = len(forward.rows) // 2
         self._forward(forward.part(0, middle))
         self._forward(forward.part(middle, len(forward.rows)))
-
-    def batch_of(self, rows: Sequence[int]) -> SampleBatch:
-        """Embeddings and schedule of rows, with their latents."""
-        groups = tuple(self.unit.rows[row].group for row in rows)
-        known, batch = self._stacked
-        if batch is None or known != groups:
-            # One at a time: embeddings of rows put together are as large as their prompts are many.
-            batch = stacked([self.batches[g] for g in groups])
-            self._stacked = groups, batch
-        return replace(batch, latents=joined([self.latents[row] for row in rows]))
-
-    def material(self, edit: CheckedEdit, row: int, step: int, point: HookPoint, branch: str) -> Material:
-        """What an edit of a row draws on."""
-        op = edit.sites[point][1]
-        if measured(edit, op) is not None:
-            found = self.materials.at(edit, step, branch, point)
-            assert found is not None, "all material was asked for before the first forward"
-            return found
-        group = self.unit.rows[row].group
-        prompt, seed = self.unit.groups[group]
-        return Material(
-            source=None
-            if edit.source is None
-            else as_tokens(point, self.take(self.unit.row_at(edit.source, step), step, point, branch)),
-            generator=generator(prompt, seed, step, point) if "generator" in op.needs else None,
-        )
-
-    def take(self, row: int, step: int, point: HookPoint, branch: str) -> Tensor:
-        """What was held of a row at the current step."""
-        try:
-            return self.held[row, point, branch]
-        except KeyError:
-            raise RunFailure(
-                f"A planned access did not happen: the hold of {self.unit.rows[row].name} at step {step}, "
-                f"branch {branch}, {point}. The numbers are void."
-            ) from None
 
     # ---------------------------------------------------------------------------------------- proof
     def _prove(self) -> None:

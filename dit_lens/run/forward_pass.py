@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dit_lens.errors import RunFailure
-from dit_lens.graph.check import CheckedEdit, CheckedRead
+from dit_lens.graph.checked import CheckedEdit, CheckedRead
 from dit_lens.graph.energy import PatchMatched
 from dit_lens.graph.plan import Forward, Work, blocks_until
 from dit_lens.graph.site import Material
@@ -25,9 +25,7 @@ from dit_lens.model.traced import Place
 from dit_lens.run.joining import Joining
 from dit_lens.run.result import ReadValue
 from dit_lens.run.rows import as_before, as_tokens, joined, normed_as_before, reduced
-
-if TYPE_CHECKING:
-    from dit_lens.run.executor import UnitRun
+from dit_lens.run.unit_state import Event, UnitState
 
 RESIDUAL = ("resid_pre", "resid_post")
 """Where what is added stays: later blocks read it and add to it."""
@@ -35,15 +33,12 @@ RESIDUAL = ("resid_pre", "resid_post")
 Who = tuple[int, int]
 """(place among the rows of a forward, number of the branch)."""
 
-Event = tuple[int, int, HookPoint, str, str, int]
-"""(row, step, hook point, branch, "edit" | "read" | "hold", which edit or read): one planned access."""
-
 
 class ForwardPass:
     """One forward pass and what came of it; nothing reaches the unit before `commit`."""
 
-    def __init__(self, unit_run: UnitRun, forward: Forward) -> None:
-        self.of, self.forward = unit_run, forward
+    def __init__(self, state: UnitState, forward: Forward) -> None:
+        self.of, self.forward = state, forward
         self.log: list[Event] = []
         self.held: dict[tuple[int, HookPoint, str], Tensor] = {}
         self.reads: list[tuple[int, ReadValue]] = []
@@ -52,7 +47,7 @@ class ForwardPass:
         self.displaced: dict[tuple[Who, int, str], Tensor] = {}
         self.owed: dict[tuple[Who, int, str], Tensor] = {}
         self.after: Tensor | None = None
-        unit = unit_run.unit
+        unit = state.unit
         self.works: list[Work | None] = [unit.works.get((row, forward.step)) for row in forward.rows]
 
     def run(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import BadInput
-from dit_lens.graph.check import CheckedEdit, CheckedGraph
+from dit_lens.graph.checked import CheckedEdit, CheckedGraph
 from dit_lens.graph.interventions import Intervention
 from dit_lens.graph.measured import HOW, measured
 from dit_lens.graph.plan import Plan

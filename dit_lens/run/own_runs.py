@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from dit_lens.graph.check import CheckedGraph
+from dit_lens.graph.checked import CheckedGraph
 from dit_lens.model.matching import matched_path
 
 if TYPE_CHECKING:

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.graph.trajectory_ref import id_here
 from dit_lens.model.hook_points import HookPoint
+from dit_lens.model.sampling import Sampling, sampling_words
+from dit_lens.summary import Facts, Images, Part, Summary, Table
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor
-
-    from dit_lens.model.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ReadValue:
 
 
 @dataclass(frozen=True)
-class TrajectoryResult:
+class TrajectoryResult(Summarised):
     """One trajectory of a run: the latents before the first step and after each one, and its image.
 
     `latents` is [steps done + 1, C, h, w] on the CPU, or [1, C, h, w], the last ones alone, where only those
@@ -56,10 +57,17 @@ class TrajectoryResult:
     image: Image | None
     reads: tuple[ReadValue, ...]
 
-    def _repr_html_(self) -> str:
-        from dit_lens.run.notebook import trajectory_html
-
-        return trajectory_html(self)
+    def summary(self) -> Summary:
+        """The image, and when it was edited."""
+        about = {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "edited": "never" if self.start is None else f"from step {self.start}",
+            "latents": list(self.latents.shape),
+            "reads": len(self.reads) or "",
+        }
+        shown = [] if self.image is None else [(self.id, self.image)]
+        return Summary(f"Trajectory {self.id}", (Facts(about), Images(shown)))
 
     def __repr__(self) -> str:
         edited = "unedited" if self.start is None else f"edited from step {self.start}"
@@ -94,7 +102,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Summarised):
     """All trajectories of a graph by id, the unedited ones by (prompt, seed), and proof of what was done.
 
     `sigmas` is float32 [steps + 1], ending in 0. `paths` holds the digests of given latents by their names in
@@ -155,10 +163,34 @@ class Result:
             )
         return found
 
-    def _repr_html_(self) -> str:
-        from dit_lens.run.notebook import result_html
-
-        return result_html(self)
+    def summary(self) -> Summary:
+        """The unedited images beside the edited ones, what was read, and proof of what was done."""
+        proof = self.proof
+        worst = max(proof.sham_difference.values(), default=None)
+        sham = (
+            ""
+            if worst is None
+            else "bit for bit the unedited run"
+            if worst == 0
+            else f"latents move by {worst:.2g}"
+        )
+        about = {
+            "model": self.model,
+            "sampling": sampling_words(self.sampling),
+            "done": f"{proof.edits:,} edits and {proof.reads:,} reads in {proof.forwards:,} forwards, "
+            f"{proof.block_passes:,} block passes, {proof.seconds:.1f} s",
+            "nothing edited": sham,
+        }
+        parts: list[Part] = [Facts(about), Images(self.labelled_images)]
+        if self.reads:
+            rows = []
+            for name, trajectory in dict.fromkeys((value.name, value.trajectory) for value in self.reads):
+                own = [each for each in self.read(name) if each.trajectory == trajectory]
+                points = list(dict.fromkeys(str(each.point) for each in own))
+                where = points[0] if len(points) == 1 else f"{points[0]} … {points[-1]} ({len(points)})"
+                rows.append((name, trajectory, where, len(own), list(own[0].value.shape)))
+            parts.append(Table(("read", "trajectory", "at", "values", "shape of one"), rows))
+        return Summary(f"Result of graph {self.graph}", tuple(parts))
 
     def __repr__(self) -> str:
         return (

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dit_lens.graph.check import CheckedRead
+from dit_lens.graph.checked import CheckedRead
 from dit_lens.model.hook_points import HookPoint
 from dit_lens.model.sampling import SampleBatch
 

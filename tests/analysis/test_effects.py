@@ -11,9 +11,9 @@ import pytest
 
 import dit_lens
 from dit_lens.analysis import plan_analysis, run_analysis, write_report
-from dit_lens.analysis.effects import split, studies
+from dit_lens.analysis.effects import studies
 from dit_lens.analysis.reading import read_spec
-from dit_lens.analysis.spec import EFFECT_SECTIONS
+from dit_lens.analysis.spec import EFFECT_SECTIONS, split
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Results
 from dit_lens.run.records import RunFolder

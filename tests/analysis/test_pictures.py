@@ -15,7 +15,7 @@ from dit_lens.analysis.pictures import CELL_SIDE, CellPictures
 from dit_lens.analysis.run import _spec_of_one
 from dit_lens.graph.interventions import Zero
 from dit_lens.methods.arms import CLEAN
-from dit_lens.methods.patching import cell_edits, map_arms
+from dit_lens.methods.map_arms import cell_edits, map_arms
 from dit_lens.run.records import RunFolder
 
 pytestmark = pytest.mark.tiny

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dit_lens.analysis.guidance import plan_guidance, run_guidance
 from dit_lens.analysis.reading import read_spec
-from dit_lens.analysis.stages import Asked, Found
+from dit_lens.analysis.stage_context import Asked, Found
 from dit_lens.analysis.transport import plan_text, run_text, text_study
 from dit_lens.analysis.transport_image import plan_image, run_image
 from dit_lens.analysis.transport_spec import TEXT_ALONE, GuidanceSpec, SourceSpec, TransportSpec

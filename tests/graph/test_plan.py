@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
-from dit_lens.graph.check import CheckedEdit, CheckedGraph, CheckedRead, CheckedTrajectory
+from dit_lens.graph.checked import CheckedEdit, CheckedGraph, CheckedRead, CheckedTrajectory
 from dit_lens.graph.interventions import Patch, Zero
 from dit_lens.graph.planner import make_plan
 from dit_lens.graph.site import Site

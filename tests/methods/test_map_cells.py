@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Zero
+from dit_lens.methods.map_arms import CellEdit, map_arms
 from dit_lens.methods.map_cells import (
     COLUMNS,
     EffectMap,
@@ -20,7 +21,6 @@ from dit_lens.methods.map_cells import (
     flip_signs,
     read_cells,
 )
-from dit_lens.methods.patching import CellEdit, map_arms
 from dit_lens.methods.stats import compare
 
 pytestmark = pytest.mark.pure

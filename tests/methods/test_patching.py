@@ -9,7 +9,8 @@ import dit_lens as dl
 from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Mean, Patch, Scale, Zero
 from dit_lens.methods.controls import controls
-from dit_lens.methods.patching import cell_edits, effect_map, map_arms, mapped_blocks
+from dit_lens.methods.map_arms import cell_edits, map_arms, mapped_blocks
+from dit_lens.methods.patching import effect_map
 from tests.methods.questions.imaginary_effects import rising_statistics
 from tests.planted import COLOUR, TEXTURE, planted_pipeline
 from tests.planted import SAMPLING as PLANTED

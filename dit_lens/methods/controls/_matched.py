@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_lens.errors import BadInput, did_you_mean
-from dit_lens.graph.interventions import Intervention, Zero
-from dit_lens.graph.operation import require_value
+from dit_lens.graph.interventions import Intervention, Zero, require_value
 from dit_lens.methods.controls._kinds import CONTROLS, control_kinds
 from dit_lens.methods.controls._parts import Choice, Request
 from dit_lens.words import known_words

@@ -15,12 +15,12 @@ import pandas as pd
 
 from dit_lens.errors import BadInput
 from dit_lens.methods.answers import Answer
+from dit_lens.methods.arms import UNGUIDED
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import corrected, joint_answer
 from dit_lens.methods.questions.levels import Contrast, Measured
 from dit_lens.methods.questions.question import Answered, Judging
 from dit_lens.methods.questions.sentences import figure, levels
-from dit_lens.methods.transport.guidance import UNGUIDED
 
 NAME, TABLE = "detail_guidance", "guidance"
 

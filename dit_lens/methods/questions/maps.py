@@ -31,6 +31,7 @@ from dit_lens.graph.interventions import Patch
 from dit_lens.methods.answers import Answer, any_of
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.controls import channels_alone, controls, fairest_first
+from dit_lens.methods.map_arms import CellEdit, cell_edits, map_arms, mapped_blocks
 from dit_lens.methods.map_cells import (
     TREATMENT,
     Comparison,
@@ -40,7 +41,6 @@ from dit_lens.methods.map_cells import (
     read_cells,
 )
 from dit_lens.methods.metrics import quantity
-from dit_lens.methods.patching import CellEdit, cell_edits, map_arms, mapped_blocks
 from dit_lens.methods.questions.arm_sets import declared
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (

@@ -15,7 +15,8 @@ from dit_lens.methods.spatial.harvest import (
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import Overlap, chance_iou, overlap
 from dit_lens.methods.spatial.study import MeasuredSample, best_place, measured_samples, spatial_study
-from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Subject, Truth, as_truth
+from dit_lens.methods.spatial.subject import Subject
+from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Truth, as_truth
 
 __all__ = [
     "Mask",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.methods.channel_sets import ChannelSet, require_k
 from dit_lens.methods.pixels import save_png
@@ -16,6 +17,7 @@ from dit_lens.methods.spatial.clustering import Clustering
 from dit_lens.methods.spatial.harvest import plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.summary import Facts, Images, Summary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +34,7 @@ _GAP = 4
 
 
 @dataclass(frozen=True)
-class FirstLook:
+class FirstLook(Summarised):
     """A picture and its masks: block → mask at one step, by the channels named, and where those come from."""
 
     prompt: str
@@ -96,10 +98,11 @@ class FirstLook:
             ],
         }
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import first_look_html
-
-        return first_look_html(self)
+    def summary(self) -> Summary:
+        """The picture, and the mask over it after each block."""
+        about = {"prompt": self.prompt, "step": self.step, "channels": f"from {self.channels_from}"}
+        title = f"{self.model}, seed {self.seed}: the subject as massive channels outline it"
+        return Summary(title, (Facts(about), Images(self.labelled_images)))
 
     def __repr__(self) -> str:
         return str(self)

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dit_lens.atomic import atomic_write
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
+from dit_lens.summary import Grid as GridDrawing
+from dit_lens.summary import Summary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +34,7 @@ _READ_AS_GREY = ("1", "L")
 
 
 @dataclass(frozen=True, eq=False)
-class Mask:
+class Mask(Summarised):
     """Image tokens, bool `values` [rows, columns], true where they belong to the mask; frozen.
 
     `image_size` (height, width) in pixels ties it to pictures of that size; None fits any picture of the
@@ -153,10 +156,13 @@ class Mask:
     def __hash__(self) -> int:
         return hash((self.grid, self.image_size, self.values.tobytes()))
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import mask_html
-
-        return mask_html(self)
+    def summary(self) -> Summary:
+        """The mask drawn, a square per token."""
+        rows, columns = self.grid
+        share = f"{len(self.tokens)} of {rows * columns} tokens ({self.share:.0%}), {rows} × {columns}"
+        size = f"for images of {self.image_size[0]} × {self.image_size[1]} px" if self.image_size else ""
+        note = "; ".join(filter(None, (self.about, size)))
+        return Summary(f"Mask: {share}", (GridDrawing(self.tolist(), f"Mask of {share}"),), note)
 
     def __repr__(self) -> str:
         count = int(self.values.sum())

@@ -11,7 +11,7 @@ import numpy as np
 
 from dit_lens.errors import BadInput, did_you_mean
 from dit_lens.methods.spatial.masks import Mask
-from dit_lens.methods.spatial.truth import Subject
+from dit_lens.methods.spatial.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dit_lens.methods.spatial.clustering import Clustering
 from dit_lens.methods.spatial.harvest import Harvest, SegmentedSample, plan_harvest, segment_samples
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import overlap
-from dit_lens.methods.spatial.truth import PICTURE, Subject, Truth, as_truth
+from dit_lens.methods.spatial.subject import Subject
+from dit_lens.methods.spatial.truth import PICTURE, Truth, as_truth
 from dit_lens.methods.units import units
 from dit_lens.words import known_words
 

@@ -13,28 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dit_lens.errors import BadInput
-from dit_lens.methods.spatial.masks import Grid, Mask, require_partial
+from dit_lens.methods.spatial.masks import Mask, require_partial
+from dit_lens.methods.spatial.subject import Subject
 from dit_lens.plain_yaml import load_yaml
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 PICTURE, CAPTION = "picture", "caption"
 SEGMENTER = "transformers:"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One sample whose subject is asked for; `picture` is None where the truth did not ask for it."""
-
-    prompt: str
-    seed: int
-    picture: Image | None
-    grid: Grid
-    image_size: Grid
-
-    def __str__(self) -> str:
-        return f"prompt {self.prompt!r}, seed {self.seed}"
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dit_lens.display import Summarised
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
 from dit_lens.methods.channel_sets import ChannelSet, require_k
@@ -16,6 +17,7 @@ from dit_lens.methods.distances import share_of_the_way, ssim
 from dit_lens.methods.pixels import save_png
 from dit_lens.methods.transport.arms import token_numbers
 from dit_lens.model.hook_points import parse_blocks, select_steps
+from dit_lens.summary import Images, Summary, Table, number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +58,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class CarryLook:
+class CarryLook(Summarised):
     """Source, target, and the target with the source's channels in it at each strength.
 
     `tokens` are the image tokens that were carried, None for all; `tokens_from` is one of
@@ -136,10 +138,20 @@ class CarryLook:
             "strengths": [one.as_data() for one in self.carried],
         }
 
-    def _repr_html_(self) -> str:
-        from dit_lens.methods.notebook import carry_look_html
-
-        return carry_look_html(self)
+    def summary(self) -> Summary:
+        """Source, target, and the target at every strength, with how far each has moved."""
+        rows = [
+            (
+                f"{one.strength:g}",
+                number(one.toward_latent),
+                number(one.ssim),
+            )
+            for one in self.carried
+        ]
+        title = f"{self.model}, seed {self.seed}: the source's channels in the target's run"
+        shown = Table(("strength", "way to the source's latent", "SSIM to the target"), rows)
+        note = f"Channels from {self.channels_from}."
+        return Summary(title, (Images(self.labelled_images), shown), note)
 
     def __repr__(self) -> str:
         return str(self)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 from dit_lens.graph.graph import InterventionGraph
+from dit_lens.methods.arms import UNGUIDED
 from dit_lens.methods.measures import Measures
 from dit_lens.methods.metrics import METRICS, in_guidance
 from dit_lens.methods.units import units
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dit_lens.model.sampling import Sampling
 
 COLUMNS = ("arm", "family", "weight", "cfg", "prompt", "seed", "metric", "value")
-
-UNGUIDED = "unguided"
 
 
 @dataclass(frozen=True)

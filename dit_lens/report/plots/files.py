@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, RunFailure, did_you_mean
-from dit_lens.inline_html import shortened
 from dit_lens.report.browser import VARIABLE, find_browser
 from dit_lens.report.plots.rows import rows
 from dit_lens.report.theme import PAPER, Mode, template
+from dit_lens.summary import shortened
 
 KALEIDO_VARIABLE = "BROWSER_PATH"
 PICTURES = (".png", ".svg", ".pdf")

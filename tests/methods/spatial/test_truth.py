@@ -9,7 +9,8 @@ from PIL import Image
 from dit_lens.errors import BadInput
 from dit_lens.methods.spatial.masks import Mask
 from dit_lens.methods.spatial.overlap import overlap
-from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Subject, Truth, as_truth
+from dit_lens.methods.spatial.subject import Subject
+from dit_lens.methods.spatial.truth import FileTruth, FunctionTruth, SceneTruth, Truth, as_truth
 from dit_lens.zoo.scenes import Scene, render, sample_scenes, subject_mask
 from tests.random_segmenter import save_segmenter
 
