@@ -43,6 +43,7 @@ def cell_edits(
     Raises:
         BadInput: two controls of one name, or one called like the treatment.
 
+    >>> from dit_lens.graph.interventions import Zero
     >>> [edit.name for edit in cell_edits([3], Zero(), {"quiet": [5]})]
     ['massive', 'quiet']
     """
@@ -64,6 +65,7 @@ def mapped_blocks(spec: Any, num_blocks: int, edits: Sequence[CellEdit]) -> tupl
     Raises:
         BadInput: blocks that do not exist, blocks named one by one without channels, or none left.
 
+    >>> from dit_lens.graph.interventions import Zero
     >>> mapped_blocks("*", 4, cell_edits({0: [3], 2: [3]}, Zero()))
     (0, 2)
     """
@@ -100,6 +102,7 @@ def map_arms(
     Raises:
         BadInput: an unknown readout, or a block without channels.
 
+    >>> from dit_lens.graph.interventions import Zero
     >>> arms = map_arms(cell_edits([3], Zero()), blocks=[4], steps=[0, 17])
     >>> [(arm.name, arm.block, arm.step) for arm in arms]
     [('massive.step.at-4-0', 4, 0), ('massive.step.at-4-17', 4, 17)]
