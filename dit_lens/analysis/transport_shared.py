@@ -49,9 +49,10 @@ def setting_of(asked: Asked, chosen: Chosen) -> Setting:
             "by top_k, or by a lower ratio."
         )
     if spec.branch not in ("both", *branches):
-        raise BadInput(
-            f"transport.branch: without guidance there is no branch {spec.branch!r} to carry channels in, "
-            f"only {', '.join(branches)}. Leave it out, or set sampling.guidance_scale above 1."
+        raise BadInput.at(
+            ("transport", "branch"),
+            f"without guidance there is no branch {spec.branch!r} to carry channels in, "
+            f"only {', '.join(branches)}. Leave it out, or set sampling.guidance_scale above 1.",
         )
     return Setting(
         massive=massive,
