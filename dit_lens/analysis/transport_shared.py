@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 
@@ -102,7 +102,11 @@ class CarryPictures:
         self.there = {entry.file for entry in self.folder.images() if entry.kind == KIND}
 
     def _file(self, case: Case, name: str) -> str:
-        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}-{name}"
+        return f"{self._pair(case)}-{name}"
+
+    def _pair(self, case: Case) -> str:
+        """What the pictures of one source and target have in common."""
+        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}"
 
     def wants(self, case: Case, name: str) -> bool:
         """Whether this picture belongs to the gallery and is not there yet."""
@@ -125,6 +129,14 @@ class CarryPictures:
             return carry.caption if carry.strength == self.middle else None
         return carry.caption
 
+    def _coords(self, case: Case, name: str) -> dict[str, Any]:
+        """The caption for code, and which pictures stand together."""
+        pair = {"pair": self._pair(case)}
+        if name in ("target", "source"):
+            return {**pair, "role": name}
+        carry = next(each for each in case.carries if each.name == name)
+        return {**pair, "role": "edited", "family": carry.family, "strength": carry.strength}
+
     def keep(self, case: Case, name: str, image: Image) -> None:
         """Write one picture."""
         file = self._file(case, name)
@@ -135,5 +147,6 @@ class CarryPictures:
             seed=case.seed,
             caption=self._caption(case, name) or "",
             kind=KIND,
+            coords=self._coords(case, name),
         )
         self.there.add(f"{file}.png")
