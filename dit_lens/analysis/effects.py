@@ -243,5 +243,7 @@ def naming(key: str, or_else: str = "") -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        text = f"{error} {or_else}".rstrip()
-        raise BadInput(text if text.startswith(key) else f"{key}: {text}") from None
+        text, inside = f"{error} {or_else}".rstrip(), tuple(key.split("."))
+        if error.path[: len(inside)] == inside:
+            raise BadInput(text, path=error.path) from None
+        raise BadInput.at(inside, text) from None

@@ -40,8 +40,9 @@ def _fault(error: ErrorDetails, at: Key) -> str:
     if error["type"] == "missing":
         return f"{key} is missing. {_WHY_NEEDED.get(key, 'Add it.')}"
     if error["type"] == "value_error":
-        said = as_sentence(str(error["ctx"]["error"]))
-        return said if not at or said.startswith(str(at[0])) else f"{key}: {said}"
+        fault = error["ctx"]["error"]
+        said, inside = as_sentence(str(fault)), getattr(fault, "path", ())
+        return said if not at or inside[:1] == at[:1] else f"{key}: {said}"
     if error["type"] == "too_short":
         return f"{key} is empty. {_WHY_NEEDED.get(key, 'Name at least one.')}"
     asked = error["input"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dit_lens.analysis.effects import naming
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dit_lens.analysis.stage_context import Asked, Chosen, Found
     from dit_lens.methods.answers import Answer
     from dit_lens.methods.study import StudyPlan
-    from dit_lens.methods.transport.guidance import GuidanceStudy
+    from dit_lens.methods.transport.guidance import GuidanceStudy, Guided
     from dit_lens.run.records import RunFolder
 
 
@@ -43,7 +44,8 @@ def run_guidance(asked: Asked, found: Found) -> tuple[Answer, ...]:
     with naming("guidance"):
         study = guidance_study(asked.at_steps(spec.steps), found.chosen)
     found.say(f"Guidance: {len(study.guided)} guidances of {len(study.prompts)} prompts.")
-    gallery = GuidePictures(folder, study.prompts[: spec.gallery], study.cfg[0])
+    guided = {each.name: each for each in study.all()}
+    gallery = GuidePictures(folder, study.prompts[: spec.gallery], study.cfg[0], guided)
     effects = study.run(
         CellStore(folder.path), on_image=gallery.keep, images=gallery.wants, progress=found.progress
     )
@@ -94,12 +96,16 @@ class GuidePictures:
     folder: RunFolder
     prompts: tuple[str, ...]
     cfg: bool
+    guided: Mapping[str, Guided]
 
     def __post_init__(self) -> None:
         self.there = {entry.file for entry in self.folder.images() if entry.kind == "guide"}
 
     def _file(self, name: str, prompt: str, seed: int) -> str:
-        return f"guide-{self.prompts.index(prompt):02d}-seed-{seed}-{name}"
+        return f"{self._pair(prompt, seed)}-{name}"
+
+    def _pair(self, prompt: str, seed: int) -> str:
+        return f"guide-{self.prompts.index(prompt):02d}-seed-{seed}"
 
     def wants(self, name: str, prompt: str, seed: int, cfg: bool) -> bool:
         """Whether this picture belongs to the gallery and is not there yet."""
@@ -108,8 +114,13 @@ class GuidePictures:
 
     def keep(self, name: str, prompt: str, seed: int, cfg: bool, image: Image) -> None:
         """Write one picture."""
-        file = self._file(name, prompt, seed)
-        family, _, weight = name.partition(".w-")
-        caption = f"{family} {weight}" if weight else "target"
-        self.folder.write_image(file, image, prompt=prompt, seed=seed, caption=caption, kind="guide")
+        file, guided = self._file(name, prompt, seed), self.guided[name]
+        coords: dict[str, Any] = {"pair": self._pair(prompt, seed), "role": "target"}
+        caption = "target"
+        if guided.weight:
+            coords |= {"role": "edited", "family": guided.family, "strength": guided.weight}
+            caption = f"{guided.family} {guided.weight:g}"
+        self.folder.write_image(
+            file, image, prompt=prompt, seed=seed, caption=caption, kind="guide", coords=coords
+        )
         self.there.add(f"{file}.png")

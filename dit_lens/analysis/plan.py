@@ -205,9 +205,10 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
     channels, sampling = spec.channels, start.sampling
     k = channels.selection.get("top_k", 1)
     if k > lens.num_channels:
-        raise BadInput(
-            f"channels.top_k: {k} channels were asked for; {lens.name} has {lens.num_channels}. "
-            f"Use 1 to {lens.num_channels}."
+        raise BadInput.at(
+            ("channels", "top_k"),
+            f"{k} channels were asked for; {lens.name} has {lens.num_channels}. "
+            f"Use 1 to {lens.num_channels}.",
         )
     if channels.found_in is not None:
         with naming("channels"):
@@ -217,10 +218,11 @@ def _check_channels(spec: AnalysisSpec, lens: DiTLens, start: SampleBatch) -> No
         by_hand(channels.chosen, blocks, lens.num_channels, place="channels.chosen")
     there = (*sampling.branches, "both")
     if channels.branch not in there:
-        raise BadInput(
-            f"channels.branch: there is no branch {channels.branch!r} at guidance "
+        raise BadInput.at(
+            ("channels", "branch"),
+            f"there is no branch {channels.branch!r} at guidance "
             f"{sampling.guidance_scale:g}; there is {', '.join(sampling.branches)}. "
-            f"Raise sampling.guidance_scale above 1, or use branch: cond."
+            f"Raise sampling.guidance_scale above 1, or use branch: cond.",
         )
     with naming("channels.steps"):
         _steps(channels.steps, start)
@@ -237,9 +239,10 @@ def _check_samples(
     if "token_maps" not in spec.sections or spec.samples.count == 0:
         return (), ()
     if spec.channels.stream != "image":
-        raise BadInput(
-            f"sections: token_maps shows channels over the image, and channels.stream is "
-            f"{spec.channels.stream!r}, whose tokens are words. Remove token_maps, or use stream: image."
+        raise BadInput.at(
+            ("sections",),
+            f"token_maps shows channels over the image, and channels.stream is "
+            f"{spec.channels.stream!r}, whose tokens are words. Remove token_maps, or use stream: image.",
         )
     return steps, blocks
 

@@ -112,9 +112,10 @@ def plan_spatial(
     from dit_lens.model.sampling import default_batch_size
 
     if stream != "image":
-        raise BadInput(
-            f"spatial: channels.stream is {stream!r}, whose tokens are words and have no place in the image. "
-            "Use stream: image, or remove spatial from sections."
+        raise BadInput.at(
+            ("spatial",),
+            f"channels.stream is {stream!r}, whose tokens are words and have no place in the image. "
+            "Use stream: image, or remove spatial from sections.",
         )
     chosen, judged = _prompts(spec, calibration, held_out)
     taken = tuple(int(seed) for seed in spec.seeds or seeds)
@@ -196,9 +197,10 @@ def run_spatial(
     kept = rows.fill(lens, calibrating, truth, studies=(CALIBRATION,), **options)
     table = rows.table(CALIBRATION)
     if not table["iou"].notna().any():
-        raise BadInput(
-            f"spatial.truth: {truth.name} finds no subject in any of the {len(calibrating.samples)} "
-            "calibration pictures, so no place can be chosen. Name another label or model, or give masks."
+        raise BadInput.at(
+            ("spatial", "truth"),
+            f"{truth.name} finds no subject in any of the {len(calibrating.samples)} "
+            "calibration pictures, so no place can be chosen. Name another label or model, or give masks.",
         )
     places = spatial.places(table)
     say(f"Spatial: {len(chosen)} prompts choose {_spoken(places)}.")
@@ -306,13 +308,16 @@ def _prompts(
     """The prompts that choose places and those that judge."""
     both = set(calibration) & set(held_out)
     if both:
-        raise BadInput(
-            f"spatial.prompts: {sorted(both)[0]!r} stands among the prompts that choose and among those that "
-            "judge; what judges must be held out."
+        raise BadInput.at(
+            ("spatial", "prompts"),
+            f"{sorted(both)[0]!r} stands among the prompts that choose and among those that "
+            "judge; what judges must be held out.",
         )
     for key, given in (("calibration", calibration), ("prompts", held_out)):
         if not given:
-            raise BadInput(f"spatial.{key}: there is no prompt for it; give prompts and held-out prompts.")
+            raise BadInput.at(
+                ("spatial", key), "there is no prompt for it; give prompts and held-out prompts."
+            )
     return tuple(calibration[: spec.calibration]), tuple(held_out[: spec.prompts])
 
 

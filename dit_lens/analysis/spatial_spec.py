@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from dit_lens.analysis.control_names import Draws, DrawsFit, SpatialControl
+from dit_lens.errors import BadInput
 from dit_lens.methods.controls import default_draws
 
 Count = Annotated[StrictInt, Field(ge=1)]
@@ -73,5 +74,8 @@ class SpatialSpec(BaseModel):
             values = getattr(self, field) or ()
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
-                raise ValueError(f"spatial.{field} holds {twice!r} more than once; it would count double")
+                raise BadInput(
+                    f"spatial.{field} holds {twice!r} more than once; it would count double",
+                    path=("spatial", field),
+                )
         return self

@@ -30,6 +30,7 @@ from dit_lens.analysis.transport_spec import (
     TransportSpec,
     require_carried_along,
 )
+from dit_lens.errors import BadInput
 from dit_lens.graph.interventions import Zero
 from dit_lens.graph.spec import Operation
 from dit_lens.methods.controls import default_draws, energy_matched
@@ -249,7 +250,10 @@ class EffectsSpec(_Spec):
             values = getattr(self, field) or ()
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
-                raise ValueError(f"effects.{field} holds {twice!r} more than once; it would count double")
+                raise BadInput(
+                    f"effects.{field} holds {twice!r} more than once; it would count double",
+                    path=("effects", field),
+                )
         return self
 
 

@@ -85,9 +85,10 @@ def _require_blocks(asked: Asked) -> None:
     """Raise BadInput for more ranges of depth than a model has blocks; the default fits every model."""
     spec, blocks = asked.spec.transport, asked.lens.num_blocks
     if spec.curve_pairs and spec.block_ranges > max(blocks, type(spec)().block_ranges):
-        raise BadInput(
-            f"transport.block_ranges: {asked.lens.name} has {blocks} blocks, which cannot be cut into "
-            f"{spec.block_ranges} ranges; ask for at most {blocks}."
+        raise BadInput.at(
+            ("transport", "block_ranges"),
+            f"{asked.lens.name} has {blocks} blocks, which cannot be cut into "
+            f"{spec.block_ranges} ranges; ask for at most {blocks}.",
         )
 
 

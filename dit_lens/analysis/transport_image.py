@@ -205,9 +205,9 @@ def source_pictures(asked: Asked) -> tuple[Picture, ...]:
     if source.targets is None:
         return found
     if len(source.targets) != len(found):
-        raise BadInput(
-            f"source.targets: {len(source.targets)} prompts for {len(found)} scenes; give one for each, "
-            "or none."
+        raise BadInput.at(
+            ("source", "targets"),
+            f"{len(source.targets)} prompts for {len(found)} scenes; give one for each, or none.",
         )
     return tuple(replace(p, target=target) for p, target in zip(found, source.targets, strict=True))
 

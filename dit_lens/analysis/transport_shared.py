@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dit_lens.errors import BadInput
 
@@ -47,9 +47,10 @@ def setting_of(asked: Asked, chosen: Chosen) -> Setting:
             "by top_k, or by a lower ratio."
         )
     if spec.branch not in ("both", *branches):
-        raise BadInput(
-            f"transport.branch: without guidance there is no branch {spec.branch!r} to carry channels in, "
-            f"only {', '.join(branches)}. Leave it out, or set sampling.guidance_scale above 1."
+        raise BadInput.at(
+            ("transport", "branch"),
+            f"without guidance there is no branch {spec.branch!r} to carry channels in, "
+            f"only {', '.join(branches)}. Leave it out, or set sampling.guidance_scale above 1.",
         )
     return Setting(
         massive=massive,
@@ -99,7 +100,11 @@ class CarryPictures:
         self.there = {entry.file for entry in self.folder.images() if entry.kind == KIND}
 
     def _file(self, case: Case, name: str) -> str:
-        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}-{name}"
+        return f"{self._pair(case)}-{name}"
+
+    def _pair(self, case: Case) -> str:
+        """What the pictures of one source and target have in common."""
+        return f"{self.prefix}-{case.unit}-{case.side}-seed-{case.seed}"
 
     def wants(self, case: Case, name: str) -> bool:
         """Whether this picture belongs to the gallery and is not there yet."""
@@ -122,6 +127,14 @@ class CarryPictures:
             return carry.caption if carry.strength == self.middle else None
         return carry.caption
 
+    def _coords(self, case: Case, name: str) -> dict[str, Any]:
+        """The caption for code, and which pictures stand together."""
+        pair = {"pair": self._pair(case)}
+        if name in ("target", "source"):
+            return {**pair, "role": name}
+        carry = next(each for each in case.carries if each.name == name)
+        return {**pair, "role": "edited", "family": carry.family, "strength": carry.strength}
+
     def keep(self, case: Case, name: str, image: Image) -> None:
         """Write one picture."""
         file = self._file(case, name)
@@ -132,5 +145,6 @@ class CarryPictures:
             seed=case.seed,
             caption=self._caption(case, name) or "",
             kind=KIND,
+            coords=self._coords(case, name),
         )
         self.there.add(f"{file}.png")

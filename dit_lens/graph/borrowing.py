@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dit_lens.errors import BadInput
+from dit_lens.errors import BadInput, Place
 from dit_lens.graph.spec import TrajectorySpec
 
 RULE = "nearest"
@@ -21,21 +21,24 @@ def borrowed_by(each: TrajectorySpec) -> str | None:
     return each.follows or path_of(each)
 
 
-def require_one_kind(each: TrajectorySpec, place: str) -> None:
+def require_one_kind(each: TrajectorySpec, place: Place) -> None:
     """Raise `BadInput` for a trajectory that takes latents from two places, or ends where it has no end."""
     kinds = [name for name in ("follows", "path", "steps") if getattr(each, name) is not None]
     if kinds and each.until == "end":
-        raise BadInput(
-            f"{place}.until: {each.id!r} takes the latents of {borrowed_by(each)!r} and has no end of its "
-            "own. Leave out until."
+        raise BadInput.at(
+            (*place, "until"),
+            f"{each.id!r} takes the latents of {borrowed_by(each)!r} and has no end of its "
+            "own. Leave out until.",
         )
     if len(kinds) > 1:
-        raise BadInput(
-            f"{place}.{kinds[1]}: {each.id!r} would take its latents from two places, by "
-            f"{' and '.join(kinds)}. Leave out {' or '.join(kinds)}."
+        raise BadInput.at(
+            (*place, kinds[1]),
+            f"{each.id!r} would take its latents from two places, by "
+            f"{' and '.join(kinds)}. Leave out {' or '.join(kinds)}.",
         )
     if each.match is not None and each.steps is None:
-        raise BadInput(
-            f"{place}.match: {each.id!r} has the graph's own steps, so there is nothing to match. Give it "
-            "steps, or leave out match."
+        raise BadInput.at(
+            (*place, "match"),
+            f"{each.id!r} has the graph's own steps, so there is nothing to match. Give it "
+            "steps, or leave out match.",
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.errors import BadInput, Place, did_you_mean, dotted
 from dit_lens.graph.borrowing import RULE, borrowed_by, path_of, require_one_kind
 from dit_lens.graph.checked import CheckedEdit, CheckedGraph, CheckedRead, CheckedTrajectory
 from dit_lens.graph.conflicts import refuse_ambiguous_patches, refuse_cycles
@@ -27,10 +27,11 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
         BadInput: with the path of the fault in the graph, what the model has, and what to write instead.
     """
     if not spec.trajectories:
-        raise BadInput(
-            "trajectories: the graph has none, so nothing would run. Add one: g.trajectory(prompt=…, seed=0)."
+        raise BadInput.at(
+            ("trajectories",),
+            "the graph has none, so nothing would run. Add one: g.trajectory(prompt=…, seed=0).",
         )
-    with _naming("sampling"):
+    with _naming(("sampling",)):
         sampling = lens.sampling(**spec.sampling)
         first = spec.trajectories[0]
         # One row's start shows whether model, scheduler and size go together, and holds the noise levels.
@@ -53,14 +54,16 @@ def check(spec: GraphSpec, lens: DiTLens) -> CheckedGraph:
         borrowed = borrowed_by(declared_one)
         if borrowed and i not in (used if each.path is None else used | followed):
             field = next(name for name in ("follows", "path", "steps") if getattr(declared_one, name))
-            raise BadInput(
-                f"trajectories.{i}.{field}: {each.id!r} takes the latents of {borrowed!r}, and nothing draws "
-                "on it or reads it: it would do nothing. Patch from it, read it, or leave it out."
+            raise BadInput.at(
+                ("trajectories", i, field),
+                f"{each.id!r} takes the latents of {borrowed!r}, and nothing draws "
+                "on it or reads it: it would do nothing. Patch from it, read it, or leave it out.",
             )
         if i not in used and spec.trajectories[i].until == "last_read":
-            raise BadInput(
-                f"trajectories.{i}.until: {each.id!r} stops after its last read, and nothing reads it. "
-                "Add a read, or use until: end."
+            raise BadInput.at(
+                ("trajectories", i, "until"),
+                f"{each.id!r} stops after its last read, and nothing reads it. "
+                "Add a read, or use until: end.",
             )
     return CheckedGraph(
         hash=spec.hash,
@@ -98,7 +101,7 @@ class _Facts:
 
     def trajectory(self, index: int, only_reads: bool) -> CheckedTrajectory:
         """A trajectory, and whose latents it takes in the end."""
-        each, place = self.spec.trajectories[index], f"trajectories.{index}"
+        each, place = self.spec.trajectories[index], ("trajectories", index)
         require_one_kind(each, place)
         root = self._followed(index)
         # Who follows given latents takes them itself.
@@ -112,43 +115,48 @@ class _Facts:
     def _followed(self, index: int) -> int | None:
         """The trajectory at the end of the chain of `follows`, if there is one."""
         chain, each = [index], self.spec.trajectories[index]
-        place = f"trajectories.{index}"
+        place = ("trajectories", index)
         while each.follows is not None:
-            chain.append(self._trajectory(each.follows, f"{place}.follows"))
+            chain.append(self._trajectory(each.follows, (*place, "follows")))
             each = self.spec.trajectories[chain[-1]]
             if chain[-1] in chain[:-1]:
                 names = " → ".join(self.spec.trajectories[i].id for i in chain)
-                raise BadInput(
-                    f"{place}.follows: {names} lead round in a circle, and none of them has latents of its "
-                    "own. One must follow no other."
+                raise BadInput.at(
+                    (*place, "follows"),
+                    f"{names} lead round in a circle, and none of them has latents of its "
+                    "own. One must follow no other.",
                 )
         return chain[-1] if len(chain) > 1 else None
 
     def edit(self, index: int) -> CheckedEdit:
-        each, place = self.spec.edits[index], f"edits.{index}"
-        into = self._trajectory(each.into, f"{place}.into")
-        source = None if each.source is None else self._trajectory(each.source, f"{place}.source")
+        each, place = self.spec.edits[index], ("edits", index)
+        into = self._trajectory(each.into, (*place, "into"))
+        source = None if each.source is None else self._trajectory(each.source, (*place, "source"))
         if source == into:
-            raise BadInput(
-                f"{place}.source: trajectory {each.into!r} is patched into itself, which changes nothing. "
-                "Name another trajectory as its source."
+            raise BadInput.at(
+                (*place, "source"),
+                f"trajectory {each.into!r} is patched into itself, which changes nothing. "
+                "Name another trajectory as its source.",
             )
         if (path := path_of(self.spec.trajectories[into])) is not None:
-            raise BadInput(
-                f"{place}.into: {each.into!r} goes along the latents {path!r} and is only drawn on "
-                "and read. To edit what the model makes of them, add a trajectory that follows it."
+            raise BadInput.at(
+                (*place, "into"),
+                f"{each.into!r} goes along the latents {path!r} and is only drawn on "
+                "and read. To edit what the model makes of them, add a trajectory that follows it.",
             )
         op: Intervention = each.op
         takes_source = "source" in op.needs
         if source is not None and not takes_source:
-            raise BadInput(
-                f"{place}.source: {op.op} draws on no other trajectory. Use op: patch, patch_matched or "
-                "resample, or leave out source."
+            raise BadInput.at(
+                (*place, "source"),
+                f"{op.op} draws on no other trajectory. Use op: patch, patch_matched or "
+                "resample, or leave out source.",
             )
         if source is None and takes_source and getattr(op, "of", None) != "dataset":
             raise BadInput(
-                f"{place}.source is missing: {op.op} needs the trajectory that it draws on. There are: "
-                f"{', '.join(self.positions)}."
+                f"{dotted(place)}.source is missing: {op.op} needs the trajectory that it draws on. There "
+                f"are: {', '.join(self.positions)}.",
+                path=(*place, "source"),
             )
         sites: dict[HookPoint, tuple[Site, Intervention]] = {}
         for point, site in self._sites(each, place).items():
@@ -156,14 +164,16 @@ class _Facts:
                 here = op.at_block(point.block)
                 here.require(self._edited_shape(point), site)
             if each.tokens == ():
-                raise BadInput(
-                    f"{place}.tokens: no token is addressed. Name at least one, or write all; a mask, with a "
-                    "truth value for every token, may hold none, and the edit then changes nothing."
+                raise BadInput.at(
+                    (*place, "tokens"),
+                    "no token is addressed. Name at least one, or write all; a mask, with a "
+                    "truth value for every token, may hold none, and the edit then changes nothing.",
                 )
             if op.ln_preserving and point.component not in ("resid_pre", "resid_post"):
-                raise BadInput(
-                    f"{place}.op: ln_preserving keeps the statistics of a residual stream, and {point} is "
-                    "none. Edit resid_pre or resid_post, or leave out ln_preserving."
+                raise BadInput.at(
+                    (*place, "op"),
+                    f"ln_preserving keeps the statistics of a residual stream, and {point} is "
+                    "none. Edit resid_pre or resid_post, or leave out ln_preserving.",
                 )
             if site.tokens != ():
                 sites[point] = (site, here)
@@ -178,17 +188,17 @@ class _Facts:
         )
 
     def read(self, index: int) -> CheckedRead:
-        each, place = self.spec.reads[index], f"reads.{index}"
+        each, place = self.spec.reads[index], ("reads", index)
         sites = self._sites(each, place)
         for point, site in sites.items():
             if site.tokens == ():
-                raise BadInput(f"{place}.tokens: no token is read. Name at least one, or write all.")
+                raise BadInput.at((*place, "tokens"), "no token is read. Name at least one, or write all.")
             with _naming(place):
                 site.require(self._edited_shape(point))
         return CheckedRead(
             index=index,
             name=each.name,
-            of=self._trajectory(each.of, f"{place}.of"),
+            of=self._trajectory(each.of, (*place, "of")),
             steps=self._chosen_steps(each.steps, place),
             branches=self._branches(each.branch, place),
             sites=sites,
@@ -202,69 +212,75 @@ class _Facts:
             return (1, height * width, channels)
         return (1, *shape)
 
-    def _trajectory(self, name: str, place: str) -> int:
+    def _trajectory(self, name: str, place: Place) -> int:
         if name not in self.positions:
-            raise BadInput(
-                f"{place}: there is no trajectory {name!r}; there are: {', '.join(self.positions)}."
-                f"{did_you_mean(name, self.positions)}"
+            raise BadInput.at(
+                place,
+                f"there is no trajectory {name!r}; there are: {', '.join(self.positions)}."
+                f"{did_you_mean(name, self.positions)}",
             )
         return self.positions[name]
 
-    def _sites(self, each: Any, place: str) -> dict[HookPoint, Site]:
+    def _sites(self, each: Any, place: Place) -> dict[HookPoint, Site]:
         if each.at not in self._points:
-            with _naming(f"{place}.at"):
+            with _naming((*place, "at")):
                 self._points[each.at] = self.lens.hook_points.select(each.at)
         points = self._points[each.at]
         found = {}
         for point in points:
-            channels = self._channels(each.channels, point, f"{place}.channels")
-            tokens = self._tokens(each.tokens, point, f"{place}.tokens")
+            channels = self._channels(each.channels, point, (*place, "channels"))
+            tokens = self._tokens(each.tokens, point, (*place, "tokens"))
             # A channel set may be empty in some blocks; there, nothing is addressed.
             if channels != ():
                 with _naming(place):
                     found[point] = Site(channels, tokens)
         if not found:
-            raise BadInput(
-                f"{place}.channels: no channel is addressed anywhere in {', '.join(each.at)}. Choose "
-                "channels, or a rule that finds some."
+            raise BadInput.at(
+                (*place, "channels"),
+                f"no channel is addressed anywhere in {', '.join(each.at)}. Choose "
+                "channels, or a rule that finds some.",
             )
         return found
 
-    def _channels(self, chosen: Any, point: HookPoint, place: str) -> tuple[int, ...] | None:
+    def _channels(self, chosen: Any, point: HookPoint, place: Place) -> tuple[int, ...] | None:
         if chosen == "all":
             return None
         if not isinstance(chosen, str):
             return tuple(chosen)
         sets = self.spec.channel_sets
         if chosen not in sets:
-            raise BadInput(
-                f"{place}: there is no channel set {chosen!r}; there are: {', '.join(sets) or 'none'}."
-                f"{did_you_mean(chosen, sets)}"
+            raise BadInput.at(
+                place,
+                f"there is no channel set {chosen!r}; there are: {', '.join(sets) or 'none'}."
+                f"{did_you_mean(chosen, sets)}",
             )
         held = sets[chosen]
         if held.model is not None and held.model != self.lens.name:
-            raise BadInput(
-                f"{place}: the channel set {chosen!r} was made for {held.model!r}, this model is "
-                f"{self.lens.name!r}. Channel numbers mean nothing in another model: discover them here."
+            raise BadInput.at(
+                place,
+                f"the channel set {chosen!r} was made for {held.model!r}, this model is "
+                f"{self.lens.name!r}. Channel numbers mean nothing in another model: discover them here.",
             )
         if held.stream is not None and point.stream is not None and held.stream != point.stream:
-            raise BadInput(
-                f"{place}: the channel set {chosen!r} was made for the {held.stream} stream, and {point} "
-                f"lies in the {point.stream} stream. Edit {held.stream}, or discover channels there."
+            raise BadInput.at(
+                place,
+                f"the channel set {chosen!r} was made for the {held.stream} stream, and {point} "
+                f"lies in the {point.stream} stream. Edit {held.stream}, or discover channels there.",
             )
         if point.block is None:
-            raise BadInput(f"{place}: a channel set holds channels per block, and {point} lies in none.")
+            raise BadInput.at(place, f"a channel set holds channels per block, and {point} lies in none.")
         if point.block not in held.blocks:
             there = sorted(held.blocks)
-            raise BadInput(
-                f"{place}: the channel set {chosen!r} has nothing for block {point.block}; it has blocks "
+            raise BadInput.at(
+                place,
+                f"the channel set {chosen!r} has nothing for block {point.block}; it has blocks "
                 f"{', '.join(map(str, there))}. Name those: at "
                 f"blocks.{','.join(map(str, there))}.{point.component}.{point.stream}, or in an arm "
-                f"blocks={there}."
+                f"blocks={there}.",
             )
         return held.blocks[point.block]
 
-    def _tokens(self, chosen: Any, point: HookPoint, place: str) -> tuple[int, ...] | None:
+    def _tokens(self, chosen: Any, point: HookPoint, place: Place) -> tuple[int, ...] | None:
         if chosen == "all":
             return None
         rows, columns = self.grid
@@ -272,62 +288,67 @@ class _Facts:
             top, left, bottom, right = chosen.box
             self._need_image(point, place, "a box")
             if not (top < bottom <= rows and left < right <= columns):
-                raise BadInput(
-                    f"{place}: box {list(chosen.box)} is no part of {rows} × {columns} tokens. Write [top, "
-                    f"left, bottom, right] with 0 ≤ top < bottom ≤ {rows} and 0 ≤ left < right ≤ {columns}."
+                raise BadInput.at(
+                    place,
+                    f"box {list(chosen.box)} is no part of {rows} × {columns} tokens. Write [top, "
+                    f"left, bottom, right] with 0 ≤ top < bottom ≤ {rows} and 0 ≤ left < right ≤ {columns}.",
                 )
             return tuple(r * columns + c for r in range(top, bottom) for c in range(left, right))
         if not isinstance(chosen, str):
             return tuple(chosen)
         masks = self.spec.masks
         if chosen not in masks:
-            raise BadInput(
-                f"{place}: there is no mask {chosen!r}; there are: {', '.join(masks) or 'none'}."
-                f"{did_you_mean(chosen, masks)}"
+            raise BadInput.at(
+                place,
+                f"there is no mask {chosen!r}; there are: {', '.join(masks) or 'none'}."
+                f"{did_you_mean(chosen, masks)}",
             )
         mask = masks[chosen]
         if mask.grid is not None or mask.image_size is not None:
             self._need_image(point, place, f"the mask {chosen!r}")
         if mask.grid is not None and mask.grid != self.grid:
-            raise BadInput(
-                f"{place}: the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
-                f"image has {rows} × {columns}. Make it for this image size."
+            raise BadInput.at(
+                place,
+                f"the mask {chosen!r} was made for {mask.grid[0]} × {mask.grid[1]} tokens, this "
+                f"image has {rows} × {columns}. Make it for this image size.",
             )
         made, size = mask.image_size, (self.sampling.height, self.sampling.width)
         if made is not None and made != size:
-            raise BadInput(
-                f"{place}: the mask {chosen!r} was made for images of {made[0]} × {made[1]} pixels, and this "
-                f"graph's are {size[0]} × {size[1]}. Make it for this image size; nothing is resized."
+            raise BadInput.at(
+                place,
+                f"the mask {chosen!r} was made for images of {made[0]} × {made[1]} pixels, and this "
+                f"graph's are {size[0]} × {size[1]}. Make it for this image size; nothing is resized.",
             )
         return mask.tokens
 
-    def _need_image(self, point: HookPoint, place: str, what: str) -> None:
+    def _need_image(self, point: HookPoint, place: Place, what: str) -> None:
         if point.stream != "image":
-            raise BadInput(f"{place}: {what} addresses image tokens, and {point} has none.")
+            raise BadInput.at(place, f"{what} addresses image tokens, and {point} has none.")
 
-    def _chosen_steps(self, steps: Any, place: str) -> tuple[int, ...]:
+    def _chosen_steps(self, steps: Any, place: Place) -> tuple[int, ...]:
         key = repr(steps)
         if key not in self._steps:
-            with _naming(f"{place}.steps"):
+            with _naming((*place, "steps")):
                 self._steps[key] = select_steps(steps, self.sampling.steps, self.sigmas)
         return self._steps[key]
 
-    def _branches(self, branch: str, place: str) -> tuple[str, ...]:
+    def _branches(self, branch: str, place: Place) -> tuple[str, ...]:
         there = self.sampling.branches
         if branch == "both":
             return there
         if branch not in there:
-            raise BadInput(
-                f"{place}.branch: at guidance {self.sampling.guidance_scale:g} there is no branch "
+            raise BadInput.at(
+                (*place, "branch"),
+                f"at guidance {self.sampling.guidance_scale:g} there is no branch "
                 f"{branch!r}; there is {', '.join(there)}. Raise "
-                "sampling.guidance_scale above 1, or use branch: cond."
+                "sampling.guidance_scale above 1, or use branch: cond.",
             )
         return (branch,)
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def _naming(place: Place) -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        raise BadInput(f"{place}: {error}") from None
+        raise BadInput.at(place, f"{error}") from None

@@ -31,10 +31,11 @@ def refuse_cycles(spec: GraphSpec, edits: Sequence[CheckedEdit]) -> None:
                 stack.pop()
             elif following in path:
                 loop = [*path[path.index(following) :], following]
-                raise BadInput(
-                    f"edits.{sources[path[-1]][following]}.source: the patches form a cycle, "
+                raise BadInput.at(
+                    ("edits", sources[path[-1]][following], "source"),
+                    "the patches form a cycle, "
                     f"{' ← '.join(names[i] for i in loop)}. Each trajectory must be run before those that "
-                    "draw on it: patch from an unedited trajectory of the same prompt and seed instead."
+                    "draw on it: patch from an unedited trajectory of the same prompt and seed instead.",
                 )
             else:
                 path.append(following)
@@ -52,10 +53,11 @@ def refuse_ambiguous_patches(spec: GraphSpec, edits: Sequence[CheckedEdit]) -> N
             for two in here[i + 1 :]:
                 if one.source != two.source and one.order == two.order and (at := _both(one, two)):
                     names = [spec.trajectories[each.source or 0].id for each in (one, two)]
-                    raise BadInput(
-                        f"edits.{two.index}: {names[0]!r} (edits.{one.index}) and {names[1]!r} are both "
+                    raise BadInput.at(
+                        ("edits", two.index),
+                        f"{names[0]!r} (edits.{one.index}) and {names[1]!r} are both "
                         f"patched into {spec.trajectories[one.into].id!r} at {at}. Say which "
-                        "comes first: give them different `order`."
+                        "comes first: give them different `order`.",
                     )
 
 

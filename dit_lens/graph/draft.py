@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from dit_lens.errors import BadInput, did_you_mean
+from dit_lens.errors import BadInput, Place, did_you_mean, dotted
 from dit_lens.graph.named_sets import NamedSets
 from dit_lens.graph.spec import (
     EditSpec,
@@ -68,10 +68,10 @@ class Draft:
 
     def add_trajectory(self, id: str | None, *, follows: Trajectory | None, **fields: Any) -> TrajectoryRef:
         """Add a trajectory, named `id` or by the next free name; the other fields are `TrajectorySpec`'s."""
-        place = f"trajectories.{len(self.trajectories)}"
+        place = ("trajectories", len(self.trajectories))
         name = free_name("trajectory", id, self._ids, "trajectories")
         if follows is not None:
-            fields["follows"] = self.known(follows, f"{place}.follows")
+            fields["follows"] = self.known(follows, (*place, "follows"))
         plain = {key: plain_numbers(value) for key, value in fields.items()}
         self._add(self.trajectories, validated(TrajectorySpec, place, id=name, **plain))
         self._ids.add(name)
@@ -79,17 +79,17 @@ class Draft:
 
     def add_edit(self, into: Trajectory, *, source: Trajectory | None, **fields: Any) -> None:
         """Add an edit; the other fields are those of `EditSpec`, channels, tokens and steps in any form."""
-        place = f"edits.{len(self.edits)}"
-        ends = {"into": self.known(into, f"{place}.into")}
+        place = ("edits", len(self.edits))
+        ends = {"into": self.known(into, (*place, "into"))}
         if source is not None:
-            ends["source"] = self.known(source, f"{place}.source")
+            ends["source"] = self.known(source, (*place, "source"))
         self._add(self.edits, validated(EditSpec, place, **ends, **self._plain(fields)))
 
     def add_read(self, of: Trajectory, name: str | None, **fields: Any) -> str:
         """Add a read and return its name; the other fields as in `add_edit`."""
-        place = f"reads.{len(self.reads)}"
+        place = ("reads", len(self.reads))
         free = free_name("read", name, self._read_names, "reads")
-        whose = self.known(of, f"{place}.of")
+        whose = self.known(of, (*place, "of"))
         self._add(self.reads, validated(ReadSpec, place, name=free, of=whose, **self._plain(fields)))
         self._read_names.add(free)
         return free
@@ -106,13 +106,14 @@ class Draft:
             self._spec = None
             raise
 
-    def known(self, trajectory: Trajectory, place: str) -> str:
+    def known(self, trajectory: Trajectory, place: Place) -> str:
         """The id of a trajectory of this draft. Raises `BadInput` where there is none."""
-        name = id_here(trajectory, self.mark, place=f"{place}: ", owner="this one")
+        name = id_here(trajectory, self.mark, place=f"{dotted(place)}: ", owner="this one")
         if name not in self._ids:
-            raise BadInput(
-                f"{place}: there is no trajectory {name!r}; there are: "
-                f"{', '.join(sorted(self._ids)) or 'none'}.{did_you_mean(name, self._ids)}"
+            raise BadInput.at(
+                place,
+                f"there is no trajectory {name!r}; there are: "
+                f"{', '.join(sorted(self._ids)) or 'none'}.{did_you_mean(name, self._ids)}",
             )
         return name
 

@@ -218,7 +218,7 @@ class InterventionGraph(Summarised):
         TrajectoryRef(id='without 3 and 7')
         """
         draft = self._draft
-        name = draft.known(target, f"edits.{len(draft.edits)}.into")
+        name = draft.known(target, ("edits", len(draft.edits), "into"))
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise BadInput(f"guide: weight is {weight!r}; give a number, such as 0.5.")
         followed = next(each for each in draft.trajectories if each.id == name)

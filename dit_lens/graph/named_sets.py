@@ -30,7 +30,7 @@ class NamedSets:
             return "all" if channels is None else _no_mask(plain_numbers(channels))
         made = validated(
             ChannelSetSpec,
-            "channels",
+            ("channels",),
             blocks={block: _no_mask(plain_numbers(list(chosen))) for block, chosen in blocks.items()},
             model=getattr(channels, "model", None),
             stream=getattr(channels, "stream", None),
@@ -52,7 +52,7 @@ class NamedSets:
             return value
         mask = validated(
             MaskSpec,
-            "tokens",
+            ("tokens",),
             tokens=tuple(i for i, cell in enumerate(flat) if cell),
             grid=grid,
             image_size=getattr(tokens, "image_size", None),

@@ -118,10 +118,11 @@ class _Planner:
             start[i] = min(wanted[i], default=graph.sampling.steps)
         for i in self.members:
             if last[i] < start[i] < graph.sampling.steps:
-                raise BadInput(
-                    f"trajectories.{i}: {graph.trajectories[i].id!r} ends with its last read at step "
+                raise BadInput.at(
+                    ("trajectories", i),
+                    f"{graph.trajectories[i].id!r} ends with its last read at step "
                     f"{last[i]}, before its first edit at step {start[i]}. Read later, edit earlier, "
-                    "or use until: end."
+                    "or use until: end.",
                 )
         group_of = {
             i: self.groups.index((graph.trajectories[i].prompt, graph.trajectories[i].seed))

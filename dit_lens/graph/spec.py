@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from dit_lens.errors import BadInput, as_sentence, did_you_mean
+from dit_lens.errors import BadInput, Place, as_sentence, did_you_mean, dotted
 from dit_lens.graph.interventions import as_edit, json_schema
 from dit_lens.plain_yaml import load_yaml
 from dit_lens.words import shown
@@ -236,12 +236,13 @@ def spec_from_data(data: Any, place: str = "graph") -> GraphSpec:
         raise BadInput("\n".join(dict.fromkeys(_faults(error, place)))) from None
 
 
-def validated(kind: type[BaseModel], place: str, **values: Any) -> Any:
+def validated(kind: type[BaseModel], place: Place, **values: Any) -> Any:
     """One member of a graph; `BadInput` with its path if the values do not make one."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise BadInput("\n".join(dict.fromkeys(_faults(error, place, kind)))) from None
+        faults = dict.fromkeys(_faults(error, dotted(place), kind))
+        raise BadInput("\n".join(faults), path=place) from None
 
 
 def spec_from_yaml(source: str | Path) -> GraphSpec:

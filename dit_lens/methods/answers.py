@@ -43,13 +43,14 @@ _EFFECT_FIELDS = {
     "estimate": "Mean over prompts of treatment − control, in the metric's unit; null without prompts.",
     "ci_low": "Lower end of the bootstrap confidence interval over prompts; null for fewer than two.",
     "ci_high": "Upper end of that interval.",
-    "n": "Prompts that were compared; seeds are averaged within a prompt.",
+    "n": "Prompts (or other units) that were compared; seeds are averaged within a prompt.",
     "p": "Two-sided sign-flip p-value; null where there is no test.",
     "p_adjusted": "The same after correction; null where one test stands alone.",
     "control": "What the treatment is compared with: a kind of control, or another arm.",
     "note": "What was left out, the rank among random draws, and why a value is null.",
     "sd": "Standard deviation of the paired differences, in the metric's unit.",
     "confidence": "Share of such intervals that cover the true mean.",
+    "unit": "What n counts: prompt, pair (of prompts), picture or target.",
     "draw_estimates": "Treatment − each draw of a control that involves chance; empty for other controls.",
 }
 
@@ -158,11 +159,23 @@ class Answer(_Frozen, Summarised):
     reason: str
     """Which part of the rule decided."""
     sentence: str
-    """Verdict, effect, interval, n, p and the control that was beaten least, for a reader."""
+    """Verdict, effect, interval, n, p and the control that was beaten least, for a reader: the outcome, the
+    claim and the findings in one text."""
     effects: tuple[Effect, ...]
     """Treatment − control for every control of the claim, corrected together."""
     primary: bool = False
     """Whether this answers its question first; one answer of a question does."""
+    qualifier: str = ""
+    """What kind of verdict this is where it is no plain one, such as "exploratory map"."""
+    findings: tuple[str, ...] = ()
+    """What the verdict rests on, in sentences, what decides first; empty in results of before there were
+    any."""
+
+    @property
+    def stated(self) -> str:
+        """The claim as a sentence, behind the kind of verdict where it is no plain one."""
+        clause = (f"{self.qualifier}: " if self.qualifier else "") + self.claim.rstrip(".")
+        return f"{clause[:1].upper()}{clause[1:]}."
 
     def summary(self) -> Summary:
         """The verdict, and the effect against each control behind it."""

@@ -37,6 +37,7 @@ def compare(
     method: IntervalMethod = "bca",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    unit: str = "prompt",
 ) -> dict[tuple[Any, ...], Effect]:
     """Effects of one treatment arm against each control, for each metric (and map cell), corrected together.
 
@@ -55,6 +56,7 @@ def compare(
         method: of the intervals: `bca` or `percentile`.
         resamples: of the bootstrap, and of the sign flips where not all of them are tried.
         seed: of both.
+        unit: what the column `prompt` holds, where it does not hold prompts, as sentences call one of it.
 
     Returns:
         {(metric, control, *coordinates): Effect}, in the order of metrics, controls and table.
@@ -91,6 +93,7 @@ def compare(
         "method": method,
         "resamples": resamples,
         "seed": seed,
+        "unit": unit,
     }
     effects: dict[tuple[Any, ...], Effect] = {}
     for metric in metrics or known_metrics:
@@ -153,7 +156,7 @@ def _effect(
         [f"{pairs.dropped} of {pairs.present} pairs left out: missing or not finite"] if pairs.dropped else []
     )
     if not len(pairs.treatment):
-        return no_effect(label, control, notes, options["confidence"])
+        return no_effect(label, control, notes, options["confidence"], options["unit"])
     # A mean of equal values is that value, and not its neighbour in floating point.
     mean = np.clip(pairs.draws.mean(axis=0), pairs.draws.min(axis=0), pairs.draws.max(axis=0))
     found = paired_effect(label, pairs.treatment, mean, control_name=control, **options)

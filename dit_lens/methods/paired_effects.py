@@ -31,12 +31,14 @@ def paired_effect(
     method: IntervalMethod = "bca",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    unit: str = "prompt",
 ) -> Effect:
     """Mean of treatment − control over prompts: bootstrap interval and two-sided sign-flip p-value.
 
     Args:
         treatment: float [n], one value per prompt (seeds averaged).
         control: float [n] for the same prompts in the same order.
+        unit: what the values are of, where not of prompts.
 
     Prompts where either value is not finite are left out, and the note counts them. One prompt: no interval
     and no p. Differences that do not vary: an interval of width 0, and the sign-flip p all the same.
@@ -57,11 +59,11 @@ def paired_effect(
         differences = first - second
     kept, notes = _finite_only(differences)
     if not len(kept):
-        return no_effect(name, control_name, notes, confidence)
+        return no_effect(name, control_name, notes, confidence, unit)
     interval = mean_interval(kept, confidence=confidence, method=method, resamples=resamples, seed=seed)
     p = sign_flip_p(kept, resamples=resamples, seed=seed) if len(kept) > 1 else None
     if p is None:
-        notes.append("one prompt gives no interval and no p-value")
+        notes.append(f"one {unit} gives no interval and no p-value")
     elif interval.note:
         notes.append(interval.note)
     return Effect(
@@ -76,6 +78,7 @@ def paired_effect(
         note="; ".join(notes),
         sd=_sd(kept),
         confidence=confidence,
+        unit=unit,
     )
 
 
@@ -150,10 +153,10 @@ def _finite_only(differences: Array) -> tuple[Array, list[str]]:
     return kept, [f"{lost} of {counted(len(differences), 'prompt')} left out: not finite"] if lost else []
 
 
-def no_effect(name: str, control: str, notes: list[str], confidence: float) -> Effect:
+def no_effect(name: str, control: str, notes: list[str], confidence: float, unit: str = "prompt") -> Effect:
     """The effect where no prompt is left: no estimate, and a note that says so."""
     note = "; ".join([*notes, "no prompt is left"])
-    return Effect(name, None, None, None, 0, None, None, control, note, None, confidence)
+    return Effect(name, None, None, None, 0, None, None, control, note, None, confidence, unit=unit)
 
 
 def _sd(x: Array) -> float | None:

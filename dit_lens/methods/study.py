@@ -6,7 +6,6 @@ graph, so that its unedited run is computed once, and is stored as soon as that 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -344,12 +343,11 @@ def _plan_of(request: Request, group: Group, arms_per_forward: int | None) -> Pl
     try:
         return graph.plan(request.lens, arms_per_forward=arms_per_forward)
     except BadInput as error:
-        edit = re.match(r"edits\.(\d+)", str(error))
-        if edit is None:
+        if error.path[:1] != ("edits",):
             raise
         # The graph is ours; what the user knows is the arm.
-        _, _, arm = graph.spec.edits[int(edit[1])].into.partition(".")
-        raise BadInput(f"arm {arm!r}: {error}") from None
+        arm = group.arm_at(graph.spec.edits[int(error.path[1])].into)
+        raise BadInput(f"arm {arm.name!r}: {error}", path=error.path) from None
 
 
 def _cell(

@@ -62,6 +62,16 @@ class Group:
         prompts = [each.prompt for each in self.members]
         return prompts.index(member.donor) if member.donor in prompts else -self.members.index(member) - 1
 
+    def arm_at(self, trajectory: str) -> Arm:
+        """The arm whose trajectory has this id in the group's graph."""
+        arms = {arm_id(i, arm): arm for i, member in enumerate(self.members) for arm in member.arms}
+        return arms[trajectory]
+
+
+def arm_id(member: int, arm: Arm) -> str:
+    """What the trajectory of a group's member under an arm is called in the group's graph."""
+    return f"{member}.{arm.name}"
+
 
 def grouped(members: Sequence[Member]) -> tuple[Group, ...]:
     """Members in groups, in the order of their first ones; those without arms are left out."""
@@ -88,6 +98,7 @@ def graph_of(group: Group, sampling: Sampling, measures: Measures) -> Interventi
     ends: dict[str, bool] = {}
     steps: dict[str, set[int]] = {}
     unedited: dict[str, tuple[str, int]] = {}
+    clean_ids = {f"clean-{i}" for i in range(len(group.members))}
     for i, member in enumerate(group.members):
         clean, donor = f"clean-{i}", group.donor_id(member)
         unedited[clean] = (member.prompt, member.seed)
@@ -103,14 +114,14 @@ def graph_of(group: Group, sampling: Sampling, measures: Measures) -> Interventi
                     steps.setdefault(each, set()).add(arm.step)
     for name, (prompt, seed) in unedited.items():
         # An arm without edits at a step asks for nothing; the unedited run then has to end somewhere.
-        until = "last_read" if not ends.get(name) and (name in steps or name.startswith("donor")) else "end"
+        until = "last_read" if not ends.get(name) and (name in steps or name not in clean_ids) else "end"
         graph.trajectory(prompt=prompt, seed=seed, id=name, until=until)
         if name in steps:
             graph.read(name, at="velocity", steps=sorted(steps[name]), name=f"velocity of {name}")
     for i, member in enumerate(group.members):
         for arm in member.arms:
             if arm.edits:
-                _add(graph, f"{i}.{arm.name}", arm, member, group.donor_id(member))
+                _add(graph, arm_id(i, arm), arm, member, group.donor_id(member))
     return graph
 
 
@@ -187,7 +198,7 @@ def _at_steps(
         if names and arm.step is not None:
             values = measures.step(
                 names,
-                velocity=guided_velocity(result[f"{i}.{arm.name}"], arm.step, scale),
+                velocity=guided_velocity(result[arm_id(i, arm)], arm.step, scale),
                 clean=guided_velocity(clean, arm.step, scale),
                 donor=guided_velocity(donor, arm.step, scale) if donor and "toward" in names else None,
             )
@@ -220,7 +231,7 @@ def _at_the_end(
         for start in range(0, len(part), size):
             here = part[start : start + size]
             names = set().union(*(measures.of(arm) for arm in here))
-            runs = [result[f"{i}.{arm.name}"] if arm.edits else clean for arm in here]
+            runs = [result[arm_id(i, arm)] if arm.edits else clean for arm in here]
             latents = [run.latents[-1:] for run in runs]
             decoded = [
                 k

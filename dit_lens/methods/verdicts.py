@@ -40,9 +40,9 @@ class Effect:
     """A paired difference, treatment − control, with all that is needed to judge it.
 
     `estimate`, its interval and `sd` (standard deviation of the paired differences) are in the metric's
-    units; `n` counts prompts. What is undefined is None, and `note` says why. `p_adjusted` is None where one
-    test stands alone. `draw_estimates` are treatment − each draw of a control that involves chance; empty for
-    other controls.
+    units; `n` counts prompts, or what else `unit` says. What is undefined is None, and `note` says why.
+    `p_adjusted` is None where one test stands alone. `draw_estimates` are treatment − each draw of a control
+    that involves chance; empty for other controls.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Effect:
     sd: float | None = None
     confidence: float = 0.95
     draw_estimates: tuple[float, ...] = ()
+    unit: str = "prompt"
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""
@@ -146,7 +147,7 @@ def _decide(effect: Effect, sign: float, smallest: float | None, alpha: float) -
     if smallest_p(effect.n) > alpha:
         return (
             "undecided",
-            f"{effect.n} prompt{'' if effect.n == 1 else 's'} cannot give a p-value of {alpha:g} or less",
+            f"{counted(effect)} cannot give a p-value of {alpha:g} or less",
         )
     if high <= 0:
         return "not supported", "the whole interval lies at 0 or on the other side of it"
@@ -176,7 +177,7 @@ def _sentence(effect: Effect, claim: str, outcome: Outcome, reason: str) -> str:
     name = effect.name if not claim else effect.name[:1].upper() + effect.name[1:]
     tail = "" if outcome == "supported" else f"; {reason}"
     if effect.estimate is None:
-        return f"{head}{name} has no difference to {effect.control} (n = {effect.n} prompts){tail}."
+        return f"{head}{name} has no difference to {effect.control} (n = {effect.n} {effect.unit}s){tail}."
     if effect.estimate == 0:
         relation = f"equals {effect.control}"
     else:
@@ -200,7 +201,7 @@ def numbers(effect: Effect) -> str:
             ends = (-effect.ci_high, -effect.ci_low)
         spread = f" as {NO_SPREAD}" if NO_SPREAD in effect.note else ""
         parts.append(f"{100 * effect.confidence:g} % CI {_plain(ends[0])} to {_plain(ends[1])}{spread}")
-    parts.append(f"n = {effect.n} prompt{'' if effect.n == 1 else 's'}")
+    parts.append(f"n = {counted(effect)}")
     parts.append("no p-value" if effect.p is None else _p_text(effect.p))
     if effect.p_adjusted is not None:
         parts.append(f"after correction {_p_text(effect.p_adjusted)}")
@@ -209,6 +210,15 @@ def numbers(effect: Effect) -> str:
         beyond = sum(each * effect.estimate > 0 for each in draws)
         parts.append(f"beyond {beyond} of {len(draws)} draws" if len(draws) > 1 else "one draw")
     return ", ".join(parts)
+
+
+def counted(effect: Effect) -> str:
+    """How many units an effect rests on, in words.
+
+    >>> counted(Effect("a", -0.3, -0.4, -0.2, 24, 0.01, 0.03, "b", unit="pair"))
+    '24 pairs'
+    """
+    return f"{effect.n} {effect.unit}{'' if effect.n == 1 else 's'}"
 
 
 def _p_text(p: float) -> str:

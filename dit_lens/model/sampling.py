@@ -61,19 +61,31 @@ class Sampling:
             value = _plain(getattr(self, name))
             object.__setattr__(self, name, value)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise BadInput(f"sampling.{name} is {value!r}; it must be a whole number, at least {least}.")
+                raise BadInput(
+                    f"sampling.{name} is {value!r}; it must be a whole number, at least {least}.",
+                    path=("sampling", name),
+                )
         for name, most in MOST.items():
             if getattr(self, name) > most:
-                raise BadInput(f"sampling.{name} is {getattr(self, name)}; at most {most:,}.")
+                raise BadInput(
+                    f"sampling.{name} is {getattr(self, name)}; at most {most:,}.", path=("sampling", name)
+                )
         object.__setattr__(self, "guidance_scale", _plain(self.guidance_scale))
         if isinstance(self.guidance_scale, bool) or not isinstance(self.guidance_scale, int | float):
-            raise BadInput(f"sampling.guidance_scale is {self.guidance_scale!r}; it must be a number.")
+            raise BadInput(
+                f"sampling.guidance_scale is {self.guidance_scale!r}; it must be a number.",
+                path=("sampling", "guidance_scale"),
+            )
         if not 0 <= self.guidance_scale < float("inf"):
             raise BadInput(
-                f"sampling.guidance_scale is {self.guidance_scale!r}; it must be finite, from 0 up."
+                f"sampling.guidance_scale is {self.guidance_scale!r}; it must be finite, from 0 up.",
+                path=("sampling", "guidance_scale"),
             )
         if not isinstance(self.negative_prompt, str):
-            raise BadInput(f"sampling.negative_prompt is {self.negative_prompt!r}; it must be text.")
+            raise BadInput(
+                f"sampling.negative_prompt is {self.negative_prompt!r}; it must be text.",
+                path=("sampling", "negative_prompt"),
+            )
 
     def overridden(self, overrides: Mapping[str, Any]) -> Sampling:
         """This sampling with some fields replaced by `overrides`; None leaves a field as it is.

@@ -1,15 +1,13 @@
 """Pictures of carried activations: source, target, and the target with more and more of the source in it.
 
-Pictures of one pair share the beginning of their file name up to the seed
-(`carry-00-seed-0-massive-0.25.png`); where names have no such beginning, they share prompt and seed. A
-caption is "source", "target", or a family and its strength: "massive 0.25".
+Which pictures stand together, what each is ("source", "target" or "edited"), by which family and how strongly
+stands in its `coords`. Entries of before there were any are read by `report/old_captions`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +15,12 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from dit_lens.report.effect_words import family_name, family_place
+from dit_lens.report.old_captions import (
+    family_and_strength_of_old,
+    family_of_old,
+    pair_of_old,
+    role_of_old,
+)
 from dit_lens.report.section import RunView, picture
 from dit_lens.report.text import number, shorten
 from dit_lens.run.run_record import ImageEntry
@@ -28,32 +32,33 @@ MOST_BYTES = 3_000_000  # of the pictures of one section; the first pair is alwa
 MOST_PICTURES = 40  # of one pair
 LONGEST = 384  # pixels of a picture's longer side
 SMALL = 128  # up to here a picture is kept without loss, and its pixels stay squares when it is enlarged
-SOURCE, TARGETS = "source", ("target", "clean", "unguided", "unedited")
 
 
 @dataclass(frozen=True)
 class Carried:
-    """One picture of a pair: by which family, how strongly ("" where the caption says nothing)."""
+    """One picture of a pair: by which family, how strongly ("" where nobody said).
+
+    `kind` is the family without the number of its draw.
+    """
 
     family: str
     strength: str
     entry: ImageEntry
+    kind: str
 
     @classmethod
     def of(cls, entry: ImageEntry) -> Carried:
-        """Read a picture's caption.
+        """Return a picture of an edited target with what its entry says.
 
-        >>> one = Carried.of(ImageEntry(file="a.png", prompt="", seed=0, caption="random-0 0.25"))
+        >>> coords = {"role": "edited", "family": "random", "strength": 0.25}
+        >>> one = Carried.of(ImageEntry(file="a.png", prompt="", seed=0, coords=coords))
         >>> one.family, one.strength
-        ('random-0', '0.25')
+        ('random', '0.25')
         """
-        found = re.fullmatch(r"(\S.*?)\s+(-?\d+(?:\.\d+)?)", entry.caption)
-        return cls(found[1], found[2], entry) if found else cls(entry.caption, "", entry)
-
-    @property
-    def kind(self) -> str:
-        """The family without the number of its draw."""
-        return re.sub(r"-\d+$", "", self.family)
+        if not entry.coords:
+            return cls(*family_and_strength_of_old(entry), entry, family_of_old(entry))
+        family, strength = str(entry.coords["family"]), entry.coords["strength"]
+        return cls(family, f"{strength:g}", entry, family)
 
     @property
     def name(self) -> str:
@@ -96,19 +101,22 @@ def pairs_of(entries: Iterable[ImageEntry]) -> tuple[Pair, ...]:
     """Return pictures by pair, in the order in which pairs were first written."""
     groups: dict[object, list[ImageEntry]] = {}
     for entry in entries:
-        shared = re.match(r".+?-seed-\d+(?=[-.])", entry.file)
-        groups.setdefault(shared.group() if shared else (entry.prompt, entry.seed), []).append(entry)
+        groups.setdefault(entry.coords.get("pair") or pair_of_old(entry), []).append(entry)
     pairs = []
     for group in groups.values():
-        rest = [Carried.of(entry) for entry in group if entry.caption not in (SOURCE, *TARGETS)]
+        rest = [Carried.of(entry) for entry in group if _role(entry) == "edited"]
         rest = sorted(rest, key=lambda one: (family_place(one.kind), one.family, float(one.strength or 0)))
         massive = tuple(one for one in rest if one.kind == "massive")
         others = tuple(one for one in rest if one.kind != "massive")
         if rest:
-            source = next((entry for entry in group if entry.caption == SOURCE), None)
-            target = next((entry for entry in group if entry.caption in TARGETS), None)
+            source = next((entry for entry in group if _role(entry) == "source"), None)
+            target = next((entry for entry in group if _role(entry) == "target"), None)
             pairs.append(Pair(source, target, massive, others))
     return tuple(pairs)
+
+
+def _role(entry: ImageEntry) -> object:
+    return entry.coords.get("role") or role_of_old(entry)
 
 
 def picture_grid(run: RunView, pairs: tuple[Pair, ...], section: str) -> tuple[Markup, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dit_lens.methods.answers import Answer
 from dit_lens.report.damage import lost_verdicts
+from dit_lens.report.old_answers import findings_of_old
 from dit_lens.report.section import RunView, Section, Tile
 from dit_lens.report.text import count, number
 
@@ -31,7 +32,7 @@ class Verdict:
     outcome: str
     sign: str
     claim: str
-    numbers: str
+    findings: tuple[str, ...]
     primary: bool
     exploratory: bool
     sources: tuple[str, ...]
@@ -42,9 +43,14 @@ class Verdict:
         return self.outcome.replace(" ", "-") + (" tentative" if self.exploratory else "")
 
     @property
+    def numbers(self) -> str:
+        """All findings."""
+        return " ".join(self.findings)
+
+    @property
     def first(self) -> str:
-        """The first sentence of the numbers: of the control that was beaten least."""
-        return first_sentence(self.numbers)
+        """The finding that decides: of the control that was beaten least."""
+        return self.findings[0] if self.findings else ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def verdicts(section: Section) -> tuple[Verdict, ...]:
             section.title,
             answer.outcome,
             SIGNS[answer.outcome],
-            *_in_two(_without_outcome(answer.sentence, answer.outcome), answer.claim),
+            *_told(answer),
             answer.primary,
             section.exploratory,
             answer.sources,
@@ -110,42 +116,8 @@ def verdicts(section: Section) -> tuple[Verdict, ...]:
     )
 
 
-def _in_two(sentence: str, claim: str) -> tuple[str, str]:
-    """Return a verdict's claim, and the numbers that follow it; all of it where it does not begin so.
-
-    >>> _in_two("Exploratory map: it does. By 0.3 (n = 24).", "it does")
-    ('Exploratory map: it does.', 'By 0.3 (n = 24).')
-    """
-    start = sentence.lower().find(claim.lower())
-    end = start + len(claim)
-    if start < 0 or not claim:
-        return sentence, ""
-    return sentence[:end].rstrip(".") + ".", sentence[end:].lstrip(". ")
-
-
-def first_sentence(text: str) -> str:
-    """Return the first sentence of a text.
-
-    >>> first_sentence("By 0.3 (95 % CI 0.1 to 0.5, p = 0.02). Mean: 0.4.")
-    'By 0.3 (95 % CI 0.1 to 0.5, p = 0.02).'
-    """
-    return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
-
-
-def _without_outcome(sentence: str, outcome: str) -> str:
-    """Return a sentence without the outcome that its badge already says.
-
-    >>> _without_outcome("Supported: it does.", "supported")
-    'It does.'
-    >>> _without_outcome("Undecided (exploratory map): it may.", "undecided")
-    'Exploratory map: it may.'
-    """
-    found = re.match(rf"{outcome}(?: \(([^)]*)\))?: ", sentence, flags=re.IGNORECASE)
-    if found is None:
-        return sentence
-    rest = sentence[found.end() :]
-    rest = f"{found[1]}: {rest}" if found[1] else rest
-    return rest[:1].upper() + rest[1:]
+def _told(answer: Answer) -> tuple[str, tuple[str, ...]]:
+    return (answer.stated, answer.findings) if answer.findings else findings_of_old(answer)
 
 
 def _lead(run: RunView) -> str:

@@ -81,9 +81,9 @@ class Materials:
         if kind is None or key in self._found:
             return
         if source is None:
-            raise BadInput(
-                f"edits.{edit.index}.op: {op.op} needs {kind} measured on a dataset, and none was given. "
-                f"{HOW[kind]}."
+            raise BadInput.at(
+                ("edits", edit.index, "op"),
+                f"{op.op} needs {kind} measured on a dataset, and none was given. {HOW[kind]}.",
             )
         value = source(MaterialRequest(kind, op, step, graph.sigmas[step], branch, point))
         material = Material(source=value) if kind == "mean" else Material(quantiles=value)
@@ -93,7 +93,7 @@ class Materials:
         try:
             op.apply(torch.zeros(1, *shape), site, material)
         except BadInput as error:
-            raise BadInput(f"edits.{edit.index}.op: at step {step}, {point}: {error}") from None
+            raise BadInput.at(("edits", edit.index, "op"), f"at step {step}, {point}: {error}") from None
         self._found[key] = material
 
     def at(self, edit: CheckedEdit, step: int, branch: str, point: HookPoint) -> Material | None:

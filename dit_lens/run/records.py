@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from dit_lens.atomic import atomic_write
 from dit_lens.errors import BadInput, did_you_mean
@@ -261,9 +261,11 @@ class RunFolder:
         seed: int,
         caption: str = "",
         kind: str = "sample",
+        coords: Mapping[str, JsonValue] | None = None,
     ) -> ImageEntry:
         """Write `images/<name>.png` and its entry in the index; an image of that name is replaced."""
-        entry = self.write_picture(name, image, prompt=prompt, seed=seed, caption=caption, kind=kind)
+        about: dict[str, Any] = {"caption": caption, "kind": kind, "coords": coords}
+        entry = self.write_picture(name, image, prompt=prompt, seed=seed, **about)
         self.index_images([entry])
         return entry
 
@@ -276,10 +278,16 @@ class RunFolder:
         seed: int,
         caption: str = "",
         kind: str = "sample",
+        coords: Mapping[str, JsonValue] | None = None,
     ) -> ImageEntry:
         """Write the file alone and return its entry, for many to enter the index at once (`index_images`)."""
         entry = ImageEntry(
-            file=f"{_checked_name(name)}.png", prompt=prompt, seed=seed, caption=caption, kind=kind
+            file=f"{_checked_name(name)}.png",
+            prompt=prompt,
+            seed=seed,
+            caption=caption,
+            kind=kind,
+            coords=dict(coords or {}),
         )
         buffer = io.BytesIO()
         image.save(buffer, format="PNG", optimize=True)

@@ -96,10 +96,15 @@ class RunRecord(_Frozen):
 
 
 class ImageEntry(_Frozen):
-    """One image of a run: its file name inside `images/`, and what it shows."""
+    """One image of a run: its file name inside `images/`, and what it shows.
+
+    `caption` is for people; `coords` says the same to code, such as `{"family": "massive", "strength": 0.5}`.
+    It is empty in a record of before there was one.
+    """
 
     file: str
     prompt: str
     seed: int
     caption: str = ""
     kind: str = "sample"
+    coords: dict[str, JsonValue] = Field(default_factory=dict)

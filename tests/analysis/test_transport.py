@@ -21,6 +21,7 @@ from dit_lens.methods.placeholder_statistics import placeholder_statistics
 from dit_lens.methods.spatial import Mask, segment_prompt
 from dit_lens.methods.transport.study import CarryStudy
 from dit_lens.methods.transport.subjects import subjects
+from dit_lens.report.carry_pictures import pairs_of
 from dit_lens.run.records import RunFolder
 
 pytestmark = pytest.mark.tiny
@@ -28,6 +29,20 @@ pytestmark = pytest.mark.tiny
 PAIRS = (("a red circle", "blue"), ("a cat", "two dogs"))
 OF_PICTURES = {"controls": {"random": 1}, "strengths": (0.5,), "gallery": 1}
 SMALL = {**OF_PICTURES, "curve_pairs": 1, "ks": (1, 2), "block_ranges": 2}
+
+
+def shown_the_same_without_coords(folder, kind):
+    """An older record has captions and file names alone, and its pictures are paired and named alike."""
+
+    def seen(entries):
+        return [
+            (pair.title, pair.seed, [(one.name, one.full_name) for one in (*pair.massive, *pair.others)])
+            for pair in pairs_of(entries)
+        ]
+
+    entries = [entry for entry in folder.images() if entry.kind == kind]
+    assert entries and all(entry.coords for entry in entries)
+    assert seen(entries) == seen([entry.model_copy(update={"coords": {}}) for entry in entries])
 
 
 @pytest.fixture
@@ -121,6 +136,7 @@ def test_prompts_are_carried_planned_and_resumed(ask, found, monkeypatch) -> Non
     )
     assert set(folder.table("transport_curves")["axis"]) == {"blocks", "steps", "k", "part"}
     assert len(folder.table("transport_effects").groupby(["arm", "prompt"])) >= plan.cells
+    shown_the_same_without_coords(folder, "carry")
     captions = {entry.caption for entry in folder.images() if entry.kind == "carry"}
     assert {
         "source",
@@ -375,6 +391,7 @@ def test_guidance_is_run_and_resumed(ask, found, monkeypatch) -> None:
     still = table.query("weight == 0 and metric == 'ssim'")
     assert (still["mean"] == 1).all() and set(table["cfg"]) == {True, False}
     assert (table.query("weight == 1 and metric == 'ssim' and family == 'massive'")["mean"] < 1).all()
+    shown_the_same_without_coords(folder, "guide")
     captions = {entry.caption for entry in folder.images() if entry.kind == "guide"}
     assert captions == {
         "target", "massive 0.5", "massive 1", "random_rank_window 0.5", "random_rank_window 1",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dit_lens as dl
-from dit_lens.errors import BadInput
+from dit_lens.errors import BadInput, dotted
 from dit_lens.graph.interventions import OPERATIONS
 from dit_lens.methods.spatial import Mask
 
@@ -167,6 +167,10 @@ def test_what_does_not_fit_is_refused_by_its_path(tiny_sd3_lens, build, says):
         handle.remove()
     for part in says:
         assert part in str(refused.value)
+    error = refused.value
+    assert str(error).startswith(dotted(error.path))
+    members = ("edits.", "reads.", "trajectories.", "trajectories:")
+    assert bool(error.path) or not str(error).startswith(members)
     assert not ran
 
 

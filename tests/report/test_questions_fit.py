@@ -9,6 +9,7 @@ import pytest
 from dit_lens.methods.questions import QUESTIONS, Answered
 from dit_lens.methods.questions.maps import TITLES, Maps
 from dit_lens.report import effect_findings, plots
+from dit_lens.report.old_answers import findings_of_old
 from dit_lens.report.section import Section
 from dit_lens.report.summary import verdicts
 from tests.methods.questions.imaginary_effects import FAST, a_setting, effects
@@ -49,3 +50,7 @@ def test_every_answer_parts_into_claim_and_numbers(name) -> None:
         assert answer.claim.lower().rstrip(".") in verdict.claim.lower()
         assert verdict.numbers, answer.sentence
         assert not verdict.claim.lower().startswith(answer.outcome)
+        # An older record had the sentence alone, and shows the same.
+        claim, findings = findings_of_old(answer)
+        assert verdict.claim == claim
+        assert (verdict.first, verdict.numbers) == (findings[0], " ".join(findings))

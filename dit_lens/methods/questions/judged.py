@@ -12,7 +12,7 @@ from dit_lens.methods.arms import Arm
 from dit_lens.methods.effect_tables import correct
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.levels import Measured, only
-from dit_lens.methods.questions.sentences import joint_sentence, listing
+from dit_lens.methods.questions.sentences import concluded, joint_findings, listing
 from dit_lens.methods.resampling import smallest_p
 from dit_lens.methods.verdicts import Direction, Effect
 
@@ -87,10 +87,10 @@ def too_few(effects: Sequence[Effect], comparisons: int, alpha: float) -> str:
 
     Few prompts cannot give small p-values, and the correction multiplies them.
     """
-    n = max(effect.n for effect in effects)
+    n, unit = max(effect.n for effect in effects), effects[0].unit
     if n < 2 or smallest_p(n) > alpha or smallest_p(n) * comparisons <= alpha:
         return ""
-    return f"{n} prompts cannot reach p = {alpha:g} after correction over {comparisons} comparisons"
+    return f"{n} {unit}s cannot reach p = {alpha:g} after correction over {comparisons} comparisons"
 
 
 def corrected(effects: Mapping[Any, Effect]) -> dict[Any, Effect]:
@@ -119,16 +119,16 @@ def joint_answer(
         name: question and part, joined by dots.
         title: what was compared, where it is not the metric itself.
         direction: the side that the claim names; by default that of a more disrupted image.
-        words, extra: as in `joint_sentence`.
+        words: as in `joint_findings`.
+        extra: further findings.
         comparisons: over how many the effects were corrected; by default over themselves.
     """
     described = quantity(metric)
     described = described if title is None else replace(described, title=title)
     side = direction or described.disrupted
     joint: Joint = judge_all(effects, direction=side, alpha=alpha)
-    if joint.outcome == "undecided":
-        extra = [too_few(effects, comparisons or len(effects), alpha), *extra]
-    return Answer(
+    few = too_few(effects, comparisons or len(effects), alpha) if joint.outcome == "undecided" else ""
+    return concluded(
         name=name,
         question=name.split(".")[0],
         claim=claim,
@@ -137,7 +137,7 @@ def joint_answer(
         direction=side,
         outcome=joint.outcome,
         reason=joint.reason,
-        sentence=joint_sentence(claim, described, joint, words=words, extra=extra),
+        findings=(*joint_findings(described, joint, words=words, few=few), *extra),
         effects=tuple(effects),
         primary=primary,
     )

@@ -81,8 +81,13 @@ class _Values:
 class Measured:
     """The effects by metric, prompt, seed and arm."""
 
-    def __init__(self, effects: pd.DataFrame, judging: Judging | None = None) -> None:
-        """Raises `BadInput` for a missing column, or two values for one arm, prompt, seed and metric."""
+    def __init__(
+        self, effects: pd.DataFrame, judging: Judging | None = None, *, unit: str = "prompt"
+    ) -> None:
+        """`unit` is what stands in the place of prompts.
+
+        Raises `BadInput` for a missing column, or two values for one arm, prompt, seed and metric.
+        """
         missing = [name for name in _COLUMNS if name not in effects]
         if missing:
             raise BadInput(
@@ -96,7 +101,7 @@ class Measured:
                 f"Two values for arm {row['arm']!r}, prompt {row['prompt']!r}, seed {row['seed']} and metric "
                 f"{row['metric']!r}: one of them would be counted twice."
             )
-        self.judging = judging or Judging()
+        self.judging, self.unit = judging or Judging(), unit
         self._arms = frozenset(effects["arm"])
         self._by_metric = {
             str(metric): _Values.of(rows) for metric, rows in effects.groupby("metric", sort=False)
@@ -145,7 +150,7 @@ class Measured:
         for arm, contrast in zip(["treatment", *drawn], [treatment, *draws], strict=True):
             values, there = self._contrast(metric, contrast)
             if not there.any():
-                return no_effect(name or metric, control_name, [], judging.confidence)
+                return no_effect(name or metric, control_name, [], judging.confidence, self.unit)
             kept = [pair for pair, known in zip(pairs, there, strict=True) if known]
             columns["arm"] += [arm] * len(kept)
             columns["prompt"] += [prompt for prompt, _ in kept]
@@ -161,6 +166,7 @@ class Measured:
             confidence=judging.confidence,
             resamples=judging.resamples,
             seed=judging.seed,
+            unit=self.unit,
         ).values()
         if is_drawn(control_name) and len(draws) == 1 and found.estimate is not None:
             found = replace(found, draw_estimates=(found.estimate,))

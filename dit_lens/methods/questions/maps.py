@@ -44,10 +44,10 @@ from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.arm_sets import declared
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
+    concluded,
     control_words,
     difference,
     figure,
-    sentences,
     treatment_words,
 )
 from dit_lens.methods.stats import judge, smallest_p
@@ -281,7 +281,7 @@ class Maps:
             "not supported": "in no cell does the verdict leave room for it",
             "undecided": _why_undecided(int(cells.n.max()), len(every), judging),
         }[outcome]
-        return Answer(
+        return concluded(
             name=".".join(filter(None, (name, direction, cells.metric))),
             question=name,
             claim=claim,
@@ -290,8 +290,8 @@ class Maps:
             direction=side,
             outcome=outcome,
             reason=reason,
-            sentence=sentences(
-                f"{outcome.capitalize()} (exploratory map): {claim}",
+            qualifier="exploratory map",
+            findings=(
                 f"{passing} of {len(every)} cells pass Benjamini–Hochberg at {judging.alpha:g}; the control "
                 f"does more in {less}" + ("" if outcome == "supported" else f"; {reason}"),
                 f"The edit of massive channels does most in {self._cell(cells, row, column)}, where mean "

@@ -42,10 +42,10 @@ from dit_lens.methods.questions.judged import about_missing, corrected, joint_an
 from dit_lens.methods.questions.levels import Contrast, Measured, change, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
+    concluded,
     control_words,
     difference,
     figure,
-    sentences,
     treatment_words,
 )
 from dit_lens.methods.verdicts import Effect, Outcome
@@ -209,8 +209,7 @@ def _side_by_side(
     if semantics is None or detail is None:
         lacking = "semantics" if semantics is None else "detail"
         reason = f"no metric of {lacking} was measured"
-        text = sentences(f"Undecided: {claim}", reason)
-        return Answer(**shared, outcome="undecided", reason=reason, sentence=text, effects=())
+        return concluded(**shared, outcome="undecided", reason=reason, findings=[reason], effects=())
     one_detail, one_semantics = parts["single_block", detail], parts["single_block", semantics]
     all_semantics, all_detail = parts["all_blocks", semantics], parts["all_blocks", detail]
     stay, staying = _stay(measured, protocols, semantics)
@@ -233,9 +232,9 @@ def _side_by_side(
         f"in one block, that detail falls is {needed[0]} and that semantics stay is {needed[1]}; in all "
         f"blocks, that semantics fall is {needed[2]}"
     )
-    text = sentences(f"{outcome}: {claim}", *told, staying, about_missing(metrics, ("semantics", "detail")))
+    found = (*told, staying, about_missing(metrics, ("semantics", "detail")))
     effects = tuple(each.effects[0] for each in (one_detail, one_semantics, all_detail, all_semantics))
-    return Answer(**shared, outcome=outcome, reason=reason, sentence=text, effects=effects)
+    return concluded(**shared, outcome=outcome, reason=reason, findings=found, effects=effects)
 
 
 def _table(measured: Measured, protocols: _Protocols, metrics: Sequence[str]) -> pd.DataFrame:

@@ -1,17 +1,21 @@
-"""Sentences made of numbers: what was found, against which control, and why it is no more than that."""
+"""Sentences made of numbers: what was found, against which control, and why it is no more than that.
+
+An answer's findings are made here, and `concluded` makes its sentence of them; nobody reads it back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dit_lens.graph.interventions import Intervention
-from dit_lens.methods.answers import Joint
+from dit_lens.methods.answers import Answer, Joint
 from dit_lens.methods.arms import Arm
 from dit_lens.methods.controls import CONTROLS
 from dit_lens.methods.metric import Quantity
-from dit_lens.methods.verdicts import Effect, numbers
+from dit_lens.methods.verdicts import Effect, Outcome, numbers
 
 BEATEN_LEAST = " (beaten least)"
 
@@ -33,20 +37,36 @@ def control_words(control: str) -> str:
     return CONTROLS[control].words if control in CONTROLS else control.replace("_", " ")
 
 
-def joint_sentence(
-    claim: str,
-    metric: Quantity,
-    joint: Joint,
-    *,
-    words: Mapping[str, str] | None = None,
-    extra: Sequence[str] = (),
-) -> str:
-    """Verdict, claim, and the effect that decides, with the control that was beaten least.
+def concluded(
+    *, claim: str, outcome: Outcome, findings: Sequence[str], qualifier: str = "", **fields: Any
+) -> Answer:
+    """An answer and its sentence: verdict, claim, findings.
 
     Args:
         claim: a clause.
+        findings: what the verdict rests on, what decides first; empty ones are left out.
+        qualifier: what kind of verdict it is, where it is no plain one.
+        fields: the other fields of `Answer`.
+    """
+    head = f"{outcome} ({qualifier})" if qualifier else outcome
+    return Answer(
+        claim=claim,
+        outcome=outcome,
+        qualifier=qualifier,
+        findings=tuple(sentences(each) for each in findings if each),
+        sentence=sentences(f"{head}: {claim}", *findings),
+        **fields,
+    )
+
+
+def joint_findings(
+    metric: Quantity, joint: Joint, *, words: Mapping[str, str] | None = None, few: str = ""
+) -> tuple[str, ...]:
+    """The effect that decides, with the control that was beaten least, and which controls were beaten.
+
+    Args:
         words: control → what it is called; `control_words` by default.
-        extra: further sentences.
+        few: why nothing could be supported, where there are too few prompts.
     """
     named = {e.control: (words or {}).get(e.control, control_words(e.control)) for e in joint.effects}
     weakest = joint.weakest
@@ -55,12 +75,13 @@ def joint_sentence(
     found = f"Against {named[weakest.control]}{least}, {difference(metric, weakest)}"
     if not supported:
         found += f": {joint.reason}"
-        if several:
-            beaten = [named[effect.control] for effect in joint.beaten]
-            found += f". Beaten: {listing(beaten)}" if beaten else ". No control is beaten"
-    elif several:
+        if not several:
+            return (sentences(found, few),)  # by itself, one comparison does not tell why it decides nothing
+        beaten = [named[effect.control] for effect in joint.beaten]
+        return found, f"Beaten: {listing(beaten)}" if beaten else "No control is beaten", few
+    if several:
         found += f"; against {rest(metric, [e for e in joint.effects if e is not weakest], named)}"
-    return sentences(f"{joint.outcome.capitalize()}: {claim}", found, *extra)
+    return (found,)
 
 
 def difference(metric: Quantity, effect: Effect) -> str:
@@ -71,7 +92,7 @@ def difference(metric: Quantity, effect: Effect) -> str:
     'PSNR to the clean image is 3 dB lower (95 % CI 2 to 4, n = 24 prompts, p = 0.01)'
     """
     if effect.estimate is None:
-        return f"there is no value of {metric.title} to compare (n = {effect.n} prompts)"
+        return f"there is no value of {metric.title} to compare (n = {effect.n} {effect.unit}s)"
     several = "attributes" in metric.title.split() and not metric.title.startswith("the ")
     is_or_are = "are" if several else "is"
     if effect.estimate == 0:

@@ -44,10 +44,10 @@ from dit_lens.methods.questions.levels import Measured, mean_of, only
 from dit_lens.methods.questions.question import Answered, Judging, Question, Setting
 from dit_lens.methods.questions.sentences import (
     BEATEN_LEAST,
+    concluded,
     control_words,
     difference,
     levels,
-    sentences,
     spans,
     treatment_words,
 )
@@ -203,7 +203,7 @@ def _single(
         f"block {best} alone": measured.mean(metric, mean_of(places[best][MASSIVE])),
         "all blocks": measured.mean(metric, only(massive)),
     }
-    return Answer(
+    return concluded(
         name=f"single_or_all.single.{metric}",
         question="single_or_all",
         claim=claim,
@@ -212,7 +212,7 @@ def _single(
         direction=side,
         outcome=outcome,
         reason=blocks[best].reason,
-        sentence=sentences(f"{outcome}: {claim}", counted, told, few, levels(described, shown), note),
+        findings=(counted, told, few, levels(described, shown), note),
         effects=every,
         primary=primary,
     )

@@ -36,7 +36,7 @@ from dit_lens.methods.effect_tables import compare
 from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import joint_answer
 from dit_lens.methods.questions.question import Answered, Judging, Setting
-from dit_lens.methods.questions.sentences import control_words, difference, figure, sentences, spans
+from dit_lens.methods.questions.sentences import concluded, control_words, difference, figure, spans
 from dit_lens.methods.resampling import mean_interval
 from dit_lens.methods.spatial.families import ChannelFamily, channel_families, families_over_k
 from dit_lens.methods.spatial.study import best_place
@@ -229,7 +229,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answe
     weakest = joints[worst].weakest
     claim = "after every block, massive channels outline the subject better than as many other channels"
     metric = replace(quantity(_METRIC), title=_TITLE)
-    answer = Answer(
+    answer = concluded(
         name=f"{NAME}.everywhere",
         question=NAME,
         claim=claim,
@@ -238,8 +238,7 @@ def _everywhere(there: pd.DataFrame, step: int, judging: Judging) -> tuple[Answe
         direction="greater",
         outcome=outcome,
         reason=joints[worst].reason,
-        sentence=sentences(
-            f"{outcome.capitalize()}: {claim}",
+        findings=(
             f"At step {step}: {'; '.join(told)}",
             f"Least after block {worst}: against {control_words(weakest.control)}, "
             f"{difference(metric, weakest)}",

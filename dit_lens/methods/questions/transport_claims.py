@@ -6,7 +6,6 @@ target.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from dit_lens.methods.metrics import quantity
 from dit_lens.methods.questions.judged import corrected, joint_answer
 from dit_lens.methods.questions.levels import Contrast, Level, Measured, change
 from dit_lens.methods.questions.question import Judging
-from dit_lens.methods.questions.sentences import control_words, figure, levels, listing, sentences
+from dit_lens.methods.questions.sentences import control_words, figure, levels, listing
 from dit_lens.methods.resampling import EXACT
 from dit_lens.methods.transport.arms import MASSIVE
 from dit_lens.methods.transport.blends import KINDS as BLENDS
@@ -58,7 +57,7 @@ class Comparisons:
             self.arms[str(family)] = list(dict.fromkeys(rows["arm"]))
         if MASSIVE not in self.arms:
             raise BadInput(f"{question} compares massive channels carried at strength 1, and they were not.")
-        self.measured = Measured(by_unit(effects), judging)
+        self.measured = Measured(by_unit(effects), judging, unit=unit)
 
     def _name(self, *parts: str) -> str:
         return ".".join(filter(None, (self.question, self.side, *parts)))
@@ -179,7 +178,7 @@ class Comparisons:
             return
         columns = ["arm", "prompt", "seed", "metric", "value"]
         both = pd.concat([by_unit(self.effects)[columns], equal[columns]], ignore_index=True)
-        measured = Measured(both, self.judging)
+        measured = Measured(both, self.judging, unit=self.unit)
         found = {
             kind: measured.effect(metric, self._contrast(MASSIVE), {f"{kind}.equal": 1.0}, control_name=kind)
             for kind in dict.fromkeys(equal["family"])
@@ -233,7 +232,7 @@ class Comparisons:
         # Both sides become one metric, and outside an arm of its own, so that they are compared in pairs.
         outside = rows["metric"] == "change_outside"
         arms = rows["arm"].where(~outside, rows["arm"] + ".outside")
-        measured = Measured(rows.assign(arm=arms, metric="change_inside"), self.judging)
+        measured = Measured(rows.assign(arm=arms, metric="change_inside"), self.judging, unit=self.unit)
         controls = self._controls()
         both = {family: self._sides(family) for family in (MASSIVE, *controls)}
         excess = {family: change(*sides) for family, sides in both.items()}
@@ -274,10 +273,15 @@ class Comparisons:
         inside = self._contrast(family)
         return inside, {f"{arm}.outside": weight for arm, weight in inside.items()}
 
-    def _answer(self, effects: Sequence[Effect], **about: Any) -> Answer:
-        made = joint_answer(effects, direction="greater", alpha=self.judging.alpha, sources=SOURCES, **about)
-        said = sentences(of_units(made.sentence, self.unit), self._whose())
-        return made.model_copy(update={"sentence": said, "question": self.question})
+    def _answer(self, effects: Sequence[Effect], *, extra: Sequence[str] = (), **about: Any) -> Answer:
+        return joint_answer(
+            effects,
+            direction="greater",
+            alpha=self.judging.alpha,
+            sources=SOURCES,
+            extra=[*extra, self._whose()],
+            **about,
+        )
 
     def _whose(self) -> str:
         """Of how many pictures an answer speaks, where it is one."""
@@ -336,18 +340,3 @@ def at_equal_change(
     if not found:
         return None
     return pd.DataFrame(found, columns=["arm", "prompt", "seed", "metric", "value", "family", "beyond"])
-
-
-def of_units(sentence: str, unit: str) -> str:
-    """A sentence whose counts of prompts are counts of other units.
-
-    >>> of_units("n = 3 prompts, n = 1 prompt", "pair")
-    'n = 3 pairs, n = 1 pair'
-    >>> of_units("1 prompt cannot give a p-value", "picture")
-    '1 picture cannot give a p-value'
-    >>> of_units("one prompt gives no interval", "target")
-    'one target gives no interval'
-    """
-    counted = re.sub(r"(n = \d+) prompt(s?)\b", rf"\1 {unit}\2", sentence)
-    counted = re.sub(r"\b([Oo]ne) prompt gives\b", rf"\1 {unit} gives", counted)
-    return re.sub(r"\b(\d+) prompt(s?) cannot", rf"\1 {unit}\2 cannot", counted)

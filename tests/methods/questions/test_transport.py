@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from dit_lens.errors import BadInput
+from dit_lens.methods.paired_effects import paired_effect
 from dit_lens.methods.questions import detail_guidance
 from dit_lens.methods.questions.question import Judging
 from dit_lens.methods.questions.transport import Transport
-from dit_lens.methods.questions.transport_claims import at_equal_change, of_units
+from dit_lens.methods.questions.transport_claims import at_equal_change
 from dit_lens.methods.transport.guidance import COLUMNS as GUIDED
 from dit_lens.methods.transport.study import COLUMNS
 from dit_lens.methods.verdicts import Effect, judge
@@ -239,10 +240,12 @@ def test_without_alignment_latents_decide_and_without_anything_nothing() -> None
 
 
 def test_units_are_called_by_their_name() -> None:
-    assert of_units("n = 12 prompts; 3 prompts cannot give", "pair") == "n = 12 pairs; 3 pairs cannot give"
-    alone = judge(Effect("a", 0.5, 0.1, 0.9, 1, 1.0, None, "b")).sentence
-    assert "1 prompt cannot" in alone
-    assert "prompt" not in of_units(alone, "picture")
+    alone = judge(Effect("a", 0.5, 0.1, 0.9, 1, 1.0, None, "b"))
+    assert "1 prompt cannot" in alone.sentence and "n = 1 prompt," in alone.sentence
+    of_a_picture = judge(Effect("a", 0.5, 0.1, 0.9, 1, 1.0, None, "b", unit="picture"))
+    assert of_a_picture.sentence == alone.sentence.replace("prompt", "picture")
+    paired = paired_effect("a", [1.0], [0.5], control_name="b", unit="target")
+    assert paired.note == "one target gives no interval and no p-value"
 
 
 # -------------------------------------------------------------------------------------------- guidance
