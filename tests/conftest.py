@@ -16,6 +16,7 @@ LONG = (
     "tests/cli/test_help.py",
     "tests/methods/test_study_kill.py",
     "tests/methods/test_study.py",
+    "tests/frozen/test_frozen.py",
 )
 """Files of a minute and more, longest first. Begun last, one of them would keep a single process busy."""
 
