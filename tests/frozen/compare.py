@@ -49,28 +49,35 @@ class Tolerance:
 EXACT = Tolerance()
 
 
-def differences(frozen: Any, found: Any, tolerance: Tolerance = EXACT, place: str = "") -> list[str]:
-    """Differences of plain data, as JSON holds it."""
-    return list(_differences(frozen, found, tolerance, place))
+def differences(
+    frozen: Any, found: Any, tolerance: Tolerance = EXACT, place: str = "", *, may_grow: bool = False
+) -> list[str]:
+    """Differences of plain data, as JSON holds it.
+
+    With `may_grow`, fields that the frozen data lacks are none: a later version may record more about the
+    same run, as long as it says all that was said.
+    """
+    return [text for text, new in _differences(frozen, found, tolerance, place) if not (new and may_grow)]
 
 
-def _differences(frozen: Any, found: Any, tolerance: Tolerance, place: str) -> Iterator[str]:
+def _differences(frozen: Any, found: Any, tolerance: Tolerance, place: str) -> Iterator[tuple[str, bool]]:
+    """Each difference, and whether it is a field that the frozen data lacks."""
     if isinstance(frozen, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys((*frozen, *found)):
             where = f"{place}.{key}" if place else str(key)
             if key not in found:
-                yield f"{where} is gone"
+                yield f"{where} is gone", False
             elif key not in frozen:
-                yield f"{where} is new"
+                yield f"{where} is new", True
             else:
                 yield from _differences(frozen[key], found[key], tolerance, where)
     elif isinstance(frozen, list) and isinstance(found, list):
         if len(frozen) != len(found):
-            yield f"{place} has {len(found)} entries, had {len(frozen)}"
+            yield f"{place} has {len(found)} entries, had {len(frozen)}", False
         for number, (before, now) in enumerate(zip(frozen, found, strict=False)):
             yield from _differences(before, now, tolerance, f"{place}[{number}]")
     elif not _same(frozen, found, tolerance.at(place)):
-        yield f"{place} is {found!r}, was {frozen!r}"
+        yield f"{place} is {found!r}, was {frozen!r}", False
 
 
 def _same(frozen: Any, found: Any, tolerance: Tolerance) -> bool:
@@ -136,7 +143,7 @@ def _table_differences(
             yield from _moved(before.to_numpy(), now.to_numpy(), tolerance.at(column), f"{place}.{column}")
         else:
             values = (plain(before.tolist()), plain(now.tolist()))
-            yield from _differences(*values, tolerance, f"{place}.{column}")
+            yield from differences(*values, tolerance, f"{place}.{column}")
 
 
 def _moved(frozen: np.ndarray, found: np.ndarray, tolerance: Tolerance, place: str) -> Iterator[str]:
