@@ -186,7 +186,7 @@ def test_a_run_of_before_identities_opens(tmp_path: Path) -> None:
 
 @opens
 def test_results_of_before_units_and_findings_open_and_say_what_they_said(tmp_path: Path) -> None:
-    """`old/stages_results.json` is of the run `stages` before answers held findings, and effects their unit."""
+    """`old/stages_results.json` was written before answers held findings and effects their unit."""
     folder = RunFolder.read(shutil.copytree(CORPUS / RUNS / "stages", tmp_path / "stages"))
     shutil.copyfile(OLD / "stages_results.json", folder.results_path)
     read = json.loads(Results.load(folder.path).to_json())
