@@ -31,11 +31,8 @@ def as_received(spec: AnalysisSpec, lens: DiTLens) -> AnalysisSpec:
     with naming("sampling"):
         sampling = lens.sampling(**spec.sampling.given())
     judged = bool(spec.judged_sections)
-    halves = judged and spec.effects.prompts is None
-    prompts = units(lens, spec.prompts, sampling, judged=False)
     # Half of them judges, where nothing else does.
-    if halves and len(prompts) < len(spec.prompts):
-        units(lens, spec.prompts, sampling, judged=True)
+    prompts = units(lens, spec.prompts, sampling, judged=judged and spec.effects.prompts is None)
     found = _replaced(spec, prompts=prompts)
     if judged and found.effects.prompts is not None:
         held_out = units(lens, found.effects.prompts, sampling, what="effects.prompts")
@@ -87,6 +84,5 @@ def _require_apart(
 
             raise BadInput(
                 f"{key}: {alike_in_words([first, each])} The first chooses the channels, so that the second "
-                "is not "
-                "held out. Leave one of them out."
+                "is not held out. Leave one of them out."
             )

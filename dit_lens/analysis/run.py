@@ -260,7 +260,7 @@ class _Run:
             self.say(f"Warning: {error} This run writes it anew, and keeps what the earlier one finished.")
             return
         if earlier.identity is None:
-            self._begin_anew(earlier)
+            self._begin_anew()
             return
         self._require_this_identity(earlier.model, earlier.identity)
         self._require_this_spec(earlier)
@@ -298,16 +298,14 @@ class _Run:
                 "folder."
             )
 
-    def _begin_anew(self, earlier: RunRecord) -> None:
+    def _begin_anew(self) -> None:
         """Leave out what a version of before identities measured: it may be that of another schedule or
         adapter.
         """
         self.say(
             f"{self.folder.path} holds a run of an earlier version of dit_lens, whose record does not say on "
-            "which "
-            "schedule, adapters and precision its numbers depend. Nothing of it is used: all is measured "
-            "anew, "
-            "in its place."
+            "which schedule, adapters and precision its numbers depend. Nothing of it is used: all is "
+            "measured anew, in its place."
         )
         self._forget()
 

@@ -73,8 +73,7 @@ class RunIdentity(BaseModel):
             raise BadInput(
                 f"It cannot be told what {'; '.join(self.untold)} does, so {to} could be taken for those of "
                 f"something else. Remove it, or give it an attribute {DECLARED}: a text that changes "
-                "whenever its "
-                "behaviour does, or '' if it only watches. Without a store, it runs as it is."
+                "whenever its behaviour does, or '' if it only watches. Without a store, it runs as it is."
             )
         return self
 

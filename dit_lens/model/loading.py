@@ -124,10 +124,11 @@ def _open(
     from dit_lens.model.structure import require_supported
     from dit_lens.model.weights import modules_of
 
-    require_supported(modules_of(pipeline))
+    parts = modules_of(pipeline)
+    require_supported(parts)
     # Before offloading, which can leave weights on the meta device.
     try:
-        weights = weigh_parts(modules_of(pipeline), finite=check_weights)
+        weights = weigh_parts(parts, finite=check_weights)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from None
     for part in ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
